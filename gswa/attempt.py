@@ -1,0 +1,95 @@
+"""One attempt at training: chunks at this length, a job for the child, what came of it, and what to try after it."""
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from gswa import chunking
+from gswa.backends.child import run_child
+from gswa.basemodel import resolve_model
+from gswa.config import RunConfig
+from gswa.errors import OutOfMemory
+from gswa.ladder import next_rung
+from gswa.records import EvalMetrics, StepMetrics, TrainJob
+from gswa.rundir import OomFallback, RunDir, now
+
+log = logging.getLogger("gswa")
+Tell = Callable[[StepMetrics, int], None]  # a step, and how many there are in all
+
+
+def train(run: RunDir, on_step: Tell = lambda step, total: None) -> None:
+    """Train the run as its current configuration says, from its last checkpoint where there is one.
+
+    Raises OutOfMemory, which the ladder answers, TrainingError or Interrupted.
+    """
+    config = run.current_config()
+    chunking.chunks(run, config)
+    number = run.metadata().get("attempts", 0) + 1
+    run.update(attempts=number)
+    result = run_child(job_for(run, config, attempt=number), _listener(on_step))
+    run.update(**result, trained=now())
+
+
+def evaluate(run: RunDir) -> None:
+    """Held-out losses and samples of adapters/, read back from disk by a fresh process."""
+    config = run.current_config()
+    run_child(job_for(run, config, action="evaluate", attempt=run.metadata().get("attempts", 1)))
+
+
+def job_for(run: RunDir, config: RunConfig, **fields: Any) -> TrainJob:
+    return TrainJob(
+        run=run.path, model=str(resolve_model(config.model_id)), data=run.chunks(config.max_seq_length), config=config, **fields
+    )
+
+
+def _listener(on_step: Tell) -> Callable[[dict[str, Any]], None]:
+    """Turns the child's messages into log lines and calls; `total` comes before the first step."""
+    total = [0]
+    started = time.monotonic()
+
+    def listen(message: dict[str, Any]) -> None:
+        if "total_steps" in message:
+            total[0] = message["total_steps"]
+            log.info("model loaded in %.1f s; %d optimizer steps", time.monotonic() - started, total[0])
+        if isinstance(message.get("step"), dict):
+            on_step(StepMetrics.model_validate(message["step"]), total[0])
+        if "evaluation" in message:
+            metrics = EvalMetrics.model_validate(message["evaluation"])
+            log.info(
+                "held-out loss on %s after %d steps: %.4f (%d tokens)", metrics.split, metrics.step, metrics.eval_loss, metrics.eval_tokens
+            )
+
+    return listen
+
+
+def step_down(run: RunDir, error: BaseException) -> bool:
+    """Answer an attempt's death by the next rung; False where it was not for want of memory, or nothing is left to give up."""
+    config = run.current_config()
+    if not isinstance(error, OutOfMemory) or not config.enable_oom_fallback:
+        return False
+    descent = next_rung(config, error.phase)
+    if descent is None:
+        log.error("out of memory, and no rung of the ladder is left: %s", error)
+        return False
+    before, after = config.model_dump(), descent.config.model_dump()
+    changed = {name: value for name, value in after.items() if value != before[name]}
+    run.record(
+        OomFallback(
+            phase=error.phase,
+            step=error.step,
+            error=str(error),
+            rung=descent.rung.name,
+            before={name: before[name] for name in changed},
+            after=changed,
+            reason=descent.rung.reason,
+            peak_memory_gb=error.peak_memory_gb,
+        )
+    )
+    log.warning(
+        "out of memory in phase %s at step %d: %s",
+        error.phase,
+        error.step,
+        ", ".join(f"{k} {before[k]} -> {v}" for k, v in changed.items()),
+    )
+    return True

@@ -1,0 +1,61 @@
+"""What a death means: out of memory, or something else. One table; nothing but it is ever taken for want of memory.
+
+The texts are those of the libraries themselves; `source` says where each was seen. They are looked for in the text of the
+exception or, where a library ends the process without one, in the last 64 kB that the child wrote to stderr.
+"""
+
+import re
+from typing import NamedTuple
+
+STDERR_TAIL = 64 * 1024  # bytes
+
+
+class Signature(NamedTuple):
+    device: str
+    pattern: re.Pattern[str]
+    source: str
+
+
+def _row(device: str, pattern: str, source: str) -> Signature:
+    return Signature(device, re.compile(pattern, re.MULTILINE), source)
+
+
+SIGNATURES = (
+    _row("cuda", r"(CUDA|HIP|XPU) out of memory\. Tried to allocate", "torch.OutOfMemoryError"),
+    _row("cuda", r"CUDA (driver )?error: out of memory", "torch.AcceleratorError: outside the caching allocator, and asynchronous"),
+    _row("cuda", r"cudaErrorMemoryAllocation|CUDA_ERROR_OUT_OF_MEMORY", "CUDA runtime and driver"),
+    _row("cuda", r"CU(BLAS|DNN|SOLVER|SPARSE)_STATUS_ALLOC_FAILED", "cuBLAS, cuDNN, cuSOLVER"),
+    _row("cuda", r"Triton Error \[CUDA\]: out of memory", "Triton"),
+    _row("cuda", r"NCCL.*(Cuda failure|unhandled cuda error).*out of memory", "NCCL"),
+    _row("cuda", r"^Error out of memory at line \d+ in file", "bitsandbytes CUDA_CHECK_RETURN: printed, then exit(1)"),
+    _row("mps", r"MPS backend out of memory", "torch MPSAllocator.mm"),
+    _row("mps", r"Invalid buffer size: [\d.]+ [KMGT]i?B", "torch MPSAllocator.mm"),
+    _row("metal", r"Command buffer execution failed: Insufficient Memory", "MLX, by std::terminate: SIGABRT"),
+    _row("metal", r"kIOGPUCommandBufferCallbackErrorOutOfMemory", "Metal"),
+    _row("metal", r"\[malloc(_or_wait)?\] Unable to allocate \d+ bytes", "MLX allocator"),
+    _row(
+        "metal", r"\[metal::malloc\] (Resource limit \(\d+\) exceeded|Attempting to allocate \d+ bytes which is greater)", "MLX allocator"
+    ),
+    _row("cuda", r"cudaMalloc(Managed|Async)? failed: out of memory", "MLX on CUDA"),
+    _row("cpu", r"DefaultCPUAllocator: (can't allocate|not enough) memory", "torch c10/core/impl/alloc_cpu.cpp"),
+    _row("cpu", r"Unable to allocate [\d.]+ [KMGTP]?i?B for an array", "numpy _ArrayMemoryError"),
+    _row("cpu", r"^MemoryError\b", "Python"),
+    _row("cpu", r"std::bad_alloc", "C++ operator new"),
+    _row("cpu", r"^memory allocation of \d+ bytes failed", "Rust (tokenizers, safetensors): SIGABRT"),
+    _row("cpu", r"(\[Errno 12\]|Error code 12).*Cannot allocate memory", "errno ENOMEM"),
+)
+
+
+def signature_in(text: str) -> Signature | None:
+    """The row that a text is an instance of, if any."""
+    return next((row for row in SIGNATURES if row.pattern.search(text)), None)
+
+
+def is_oom(error: BaseException) -> bool:
+    """Whether an exception, by its type or its text, is want of memory; its causes are asked too."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, MemoryError) or signature_in(f"{type(seen).__name__}: {seen}") or signature_in(str(seen)):
+            return True
+        seen = seen.__cause__
+    return False

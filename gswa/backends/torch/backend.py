@@ -1,0 +1,126 @@
+"""The torch side of the backend protocol: load, train from where the last checkpoint stands, choose, keep."""
+
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import set_seed
+
+from gswa.backends.base import Report
+from gswa.backends.checkpoint import last_sealed
+from gswa.backends.torch.data import Chunks, pad_token
+from gswa.backends.torch.evaluate import answer, held_out_loss
+from gswa.backends.torch.loss import use_chunked_loss
+from gswa.backends.torch.model import add_adapter, load_adapter, load_base
+from gswa.backends.torch.trainer import GswaTrainer, best_step
+from gswa.dataset import Tokenizer, load_tokenizer, plan_steps
+from gswa.errors import DataError, Interrupted
+from gswa.records import SPLITS, Chunk, Evaluation, Sample, Split, TrainJob
+from gswa.rundir import RunDir, read_lines
+
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+
+
+class TorchBackend:
+    """See `gswa.backends.base.Backend`."""
+
+    def train(self, job: TrainJob, report: Report) -> dict[str, Any]:
+        report.phase("load")
+        trainer = _trainer(job, report)
+        report.total_steps(len(trainer.steps))
+        run = RunDir(job.run)
+        checkpoint = last_sealed(run.checkpoints) if job.action == "train" else None
+        if checkpoint is None and job.action == "train":
+            trainer.held_out("valid")
+            trainer.held_out("test")
+        report.phase("resume" if checkpoint else "train")
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if report.stop_requested():
+            raise Interrupted("stopped by a signal; the last step is in a checkpoint", exit_code=75)
+        if job.action == "dry_run":
+            return {}
+        chosen = best_step(run) or trainer.state.global_step
+        _choose(trainer, run, chosen)
+        return {"chosen_step": chosen, "total_steps": len(trainer.steps)}
+
+    def evaluate(self, job: TrainJob, report: Report) -> Evaluation:
+        report.phase("load")
+        set_seed(job.config.seed)
+        tokenizer = load_tokenizer(job.model)
+        base = load_base(job.model, job.config)
+        use_chunked_loss(base)
+        model = load_adapter(base, RunDir(job.run).adapters)
+        data = _read(job, "test", tokenizer)
+        pad = pad_token(tokenizer)
+        report.phase("evaluate")
+        if not len(data):
+            return Evaluation(test_loss_before=None, test_loss_after=None, test_tokens=0)
+        after = held_out_loss(model, data, job.config, pad)
+        with model.disable_adapter():
+            before = held_out_loss(model, data, job.config, pad)
+        samples = tuple(_sample(model, tokenizer, chunk, job) for chunk in _prompts(job))
+        return Evaluation(test_loss_before=before.mean, test_loss_after=after.mean, test_tokens=after.tokens, samples=samples)
+
+
+def _trainer(job: TrainJob, report: Report) -> GswaTrainer:
+    config = job.config
+    set_seed(config.seed)
+    tokenizer = load_tokenizer(job.model)
+    data: dict[Split, Chunks] = {split: _read(job, split, tokenizer) for split in SPLITS}
+    if not len(data["train"]):
+        raise DataError(f"{job.data / 'train.jsonl'}: no chunk to train on")
+    steps = plan_steps(
+        data["train"].lengths,
+        data["train"].weights,
+        config.effective_batch_size,
+        epochs=config.epochs,
+        iters=config.iters,
+        seed=config.seed,
+    )
+    if job.max_steps is not None:
+        # A dry run meets the longest rows first, so that what cannot fit is known within seconds.
+        steps = sorted(steps, key=lambda step: -max(data["train"].lengths[i] for i in step))[: job.max_steps]
+    base = load_base(job.model, config)
+    use_chunked_loss(base)
+    model = add_adapter(base, config)
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return GswaTrainer(model, job, report, data, steps, tokenizer)
+
+
+def _read(job: TrainJob, split: Split, tokenizer: Tokenizer) -> Chunks:
+    return Chunks((Chunk.model_validate(line) for line in read_lines(job.data / f"{split}.jsonl")), tokenizer)
+
+
+def _choose(trainer: GswaTrainer, run: RunDir, step: int) -> None:
+    """Put the checkpoint of `step` into adapters/, and report its loss on `test`."""
+    source = run.checkpoints / f"checkpoint-{step}"
+    if step != trainer.state.global_step:
+        model: Any = trainer.model
+        model.load_adapter(str(source), adapter_name="default", is_trainable=True)
+    trainer.held_out("test")
+    _copy(source, run.adapters)
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    for name in ADAPTER_FILES:
+        temporary = target / f".{name}"
+        shutil.copyfile(source / name, temporary)
+        temporary.replace(target / name)
+
+
+def _prompts(job: TrainJob) -> list[Chunk]:
+    """A few test chunks, the same ones for every run on the same data and seed."""
+    chunks = [Chunk.model_validate(line) for line in read_lines(job.data / "test.jsonl")]
+    return random.Random(job.config.seed).sample(chunks, min(job.samples, len(chunks)))
+
+
+def _sample(model: Any, tokenizer: Tokenizer, chunk: Chunk, job: TrainJob) -> Sample:
+    prompt = chunk.messages[:-1]
+    with torch.no_grad(), model.disable_adapter():
+        base = answer(model, tokenizer, prompt, job.config)
+    tuned = answer(model, tokenizer, prompt, job.config)
+    return Sample(prompt=prompt[-1].content, author=chunk.target, base=base, tuned=tuned)

@@ -1,0 +1,74 @@
+"""The base model and its adapter, as torch and PEFT hold them."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gswa.config import RunConfig
+from gswa.errors import ConfigError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def load_base(model: str, config: RunConfig) -> Any:
+    """The frozen base on the run's device: NF4 with double quantisation where 4 bits are asked for.
+
+    Weights come from safetensors only, and no code of the model's folder is run.
+    """
+    from transformers import AutoModelForCausalLM
+
+    dtype = DTYPES[config.number_format]
+    quantization = _nf4(dtype) if config.quantization == "4bit" else None
+    base = AutoModelForCausalLM.from_pretrained(
+        model,
+        dtype=dtype,
+        use_safetensors=True,
+        trust_remote_code=False,
+        local_files_only=True,
+        quantization_config=quantization,
+        device_map={"": "cuda:0" if config.device == "cuda" else "cpu"},
+    )
+    base.config.use_cache = False  # with a cache, packed rows leak into each other silently
+    base.requires_grad_(False)
+    return base
+
+
+def _nf4(dtype: torch.dtype) -> Any:
+    if sys.modules.get("bitsandbytes", ...) is None:
+        del sys.modules["bitsandbytes"]
+    try:
+        import bitsandbytes  # noqa: F401  (asked for before transformers asks, for our message)
+    except ImportError as error:
+        raise ConfigError("quantization 4bit needs bitsandbytes; run 'make setup-cuda', or set quantization: none") from error
+    from transformers import BitsAndBytesConfig
+
+    arguments: dict[str, Any] = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": dtype}
+    return BitsAndBytesConfig(load_in_4bit=True, **arguments)  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+
+
+def add_adapter(base: Any, config: RunConfig) -> Any:
+    """Plain LoRA on all linear layers of the last `num_layers` blocks, in fp32: the form that vLLM, llama.cpp and mlx-lm load."""
+    from peft import LoraConfig, get_peft_model
+
+    total = base.config.num_hidden_layers
+    layers = None if config.num_layers is None or config.num_layers >= total else list(range(total - config.num_layers, total))
+    torch.manual_seed(config.seed)
+    lora = LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=config.alpha,  # type: ignore[arg-type]  # PEFT's annotation says int, its arithmetic does not
+        lora_dropout=config.lora_dropout,
+        target_modules="all-linear",
+        layers_to_transform=layers,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(base, lora)
+
+
+def load_adapter(base: Any, folder: Path) -> Any:
+    """The base with a finished adapter, for reading only."""
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(base, str(folder), is_trainable=False)

@@ -1,0 +1,137 @@
+"""Documents are opened in child processes only: a file that hangs, crashes or swells costs itself, not the run."""
+
+import contextlib
+import os
+import signal
+import sys
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from multiprocessing.context import SpawnContext, SpawnProcess
+from multiprocessing.popen_spawn_posix import Popen
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from gswa.corpus.read import paragraphs, read_file, set_aside, words
+from gswa.records import Document, Status
+
+SECONDS = 60
+MEMORY_BYTES = 2 << 30
+FILES_PER_CHILD = 100  # then a fresh one: what a reader leaks goes with it
+AHEAD = 4  # jobs in the queue per child: enough to keep it busy, and the parent's memory does not grow with the corpus
+
+
+class Job(NamedTuple):
+    path: Path
+    source: str
+    sha256: str
+    parser: str
+
+
+class Outcome(NamedTuple):
+    """What became of one file: its document as JSON, and the figures of its row in the report."""
+
+    document: str
+    status: Status
+    reason: str
+    pages: int | None
+    words: int
+    paragraphs: int
+
+
+def read_all(jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
+    """Every job's outcome, in the order of the jobs."""
+    if not jobs:
+        return
+    from pebble import ProcessPool
+
+    children = max(1, min(_cores(), -(-len(jobs) // 3), 16))
+    pool = ProcessPool(max_workers=children, max_tasks=FILES_PER_CHILD, initializer=_confine, context=_FreshContext())
+    waiting: deque[tuple[Job, Future[Outcome]]] = deque()
+    try:
+        for job in jobs:
+            waiting.append((job, pool.schedule(_work, args=[job], timeout=SECONDS)))
+            if len(waiting) >= AHEAD * children:
+                yield _result(*waiting.popleft())
+        while waiting:
+            yield _result(*waiting.popleft())
+        pool.close()
+    except BaseException:
+        pool.stop()
+        raise
+    finally:
+        pool.join()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _work(job: Job) -> Outcome:
+    try:
+        return _outcome(read_file(*job))
+    except MemoryError:
+        return _outcome(_failed(job, "out_of_memory", f"reading it takes more than {MEMORY_BYTES >> 30} GB of memory"))
+
+
+def _outcome(document: Document) -> Outcome:
+    return Outcome(
+        document.model_dump_json(), document.status, document.reason, document.pages, words(document), paragraphs(document)
+    )  # fmt: skip
+
+
+def _failed(job: Job, status: Status, reason: str) -> Document:
+    return set_aside(job.source, job.sha256, status, f"{reason}; make the file anew or leave it out")
+
+
+def _result(job: Job, future: "Future[Outcome]") -> tuple[Job, Outcome]:
+    from pebble import ProcessExpired
+
+    try:
+        return job, future.result()
+    except TimeoutError:
+        failed = _failed(job, "timeout", f"reading it takes longer than {SECONDS} s")
+    except ProcessExpired as error:
+        failed = _died(job, int(error.exitcode or 0))
+    except Exception as error:  # a fault of ours that this file shows: it must not cost the others
+        failed = _failed(job, "crashed", f"the reader failed on it ({type(error).__name__}: {str(error)[:120]})")
+    return job, _outcome(failed)
+
+
+def _died(job: Job, exit_code: int) -> Document:
+    """PDFium aborts when an allocation fails; the kernel kills when the machine has no memory left."""
+    if -exit_code in (signal.SIGABRT, signal.SIGKILL):
+        return _failed(job, "out_of_memory", f"the reader stopped for want of memory (limit {MEMORY_BYTES >> 30} GB)")
+    name = signal.Signals(-exit_code).name if -exit_code in {s.value for s in signal.Signals} else f"exit code {exit_code}"
+    return _failed(job, "crashed", f"the reader crashed on it ({name})")
+
+
+def _confine() -> None:
+    """In the child: a limit on memory, no core dump, and nothing printed (C libraries write to stderr as they die)."""
+    import resource
+
+    for limit in (resource.RLIMIT_AS, resource.RLIMIT_DATA):
+        with contextlib.suppress(OSError, ValueError):  # macOS knows the names and refuses the values
+            resource.setrlimit(limit, (MEMORY_BYTES, MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    silence = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in (1, 2):
+        os.dup2(silence, descriptor)
+
+
+class _FreshProcess(SpawnProcess):
+    """A spawned child imports its parent's main script anew, and with it Prefect or torch: this one sees an empty script."""
+
+    @staticmethod
+    def _Popen(process_obj: Any) -> Any:  # noqa: N802 - the name that multiprocessing calls
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            return Popen(process_obj)
+        finally:
+            sys.modules["__main__"] = main
+
+
+class _FreshContext(SpawnContext):
+    Process = _FreshProcess

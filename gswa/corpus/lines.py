@@ -1,0 +1,68 @@
+"""What a page is made of before it has paragraphs: lines with their place, in points, y growing upwards."""
+
+import re
+from typing import NamedTuple
+
+HYPHEN = "\ufffe"  # a hyphen at a line's end, as PDFium and soft hyphens mark it: kept or dropped when lines are joined
+TERMINAL = re.compile(r"[.!?:;。！？：；][\"'”’»)\]]*\s*(?:\[[\d,\s–-]+\]|\d{1,3}(?:[,–-]\d{1,3})*)?$")  # a citation may follow the stop
+
+
+class Line(NamedTuple):
+    """A run of text on one baseline. `font` is that of its middle, `bold` holds for the whole run."""
+
+    page: int
+    text: str
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+    baseline: float
+    size: float
+    font: str = ""
+    bold: bool = False
+    turn: int = 0
+
+    @property
+    def width(self) -> float:
+        return self.x1 - self.x0
+
+
+def ends_sentence(text: str) -> bool:
+    return bool(TERMINAL.search(text.strip()))
+
+
+def overlap_x(a: Line, b: Line) -> float:
+    """Shared width as a share of the narrower line; negative where they are apart."""
+    return (min(a.x1, b.x1) - max(a.x0, b.x0)) / max(min(a.width, b.width), 0.1)
+
+
+def same_row(a: Line, b: Line) -> bool:
+    """On one visual line, superscripts and subscripts included."""
+    larger = max(a.size, b.size)
+    shared = min(a.y1, b.y1) - max(a.y0, b.y0)
+    return abs(a.baseline - b.baseline) < 0.6 * larger and shared > 0.25 * min(a.y1 - a.y0, b.y1 - b.y0)
+
+
+def merge_rows(lines: list[Line], gap: float = 1.6) -> list[Line]:
+    """Neighbours in reading order that stand on one visual line, no further apart than `gap` ems, become one."""
+    rows: list[Line] = []
+    for line in lines:
+        last = rows[-1] if rows else None
+        if last and same_row(last, line) and -0.4 * last.size < line.x0 - last.x1 < gap * max(last.size, line.size):
+            rows[-1] = _joined(last, line)
+        else:
+            rows.append(line)
+    return rows
+
+
+def _joined(a: Line, b: Line) -> Line:
+    main = a if len(a.text) * a.size >= len(b.text) * b.size else b
+    space = "" if a.text.endswith(" ") or b.x0 - a.x1 < 0.15 * main.size else " "
+    return main._replace(
+        text=a.text + space + b.text,
+        x0=min(a.x0, b.x0),
+        y0=min(a.y0, b.y0),
+        x1=max(a.x1, b.x1),
+        y1=max(a.y1, b.y1),
+        bold=a.bold and b.bold,
+    )

@@ -1,0 +1,114 @@
+"""Lines in reading order → paragraphs: by leading, indent, and lines that end before the next word would have to wrap."""
+
+import re
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from gswa.corpus.headings import is_caption, is_known_heading
+from gswa.corpus.lines import HYPHEN, Line, ends_sentence, overlap_x
+
+BULLET = re.compile(r"[•▪■●◦‣–*\uf0b7\uf0a7]\s*\S|\(?(?:\d{1,2}|[a-z]|[ivx]{1,4})[.)]\s")
+WINDOW = 15  # lines before and after that show where the column's edges are
+
+
+class Setting(NamedTuple):
+    """How the document's text is set: its size, and the distance of baselines for each size, in points."""
+
+    size: float
+    leading: dict[float, float]
+
+
+class Column(NamedTuple):
+    left: float
+    right: float
+
+
+def leadings(lines: Iterable[Line]) -> dict[float, float]:
+    """Median distance of baselines for each font size, in points."""
+    steps: dict[float, list[float]] = defaultdict(list)
+    last: Line | None = None
+    for line in lines:
+        if last and last.page == line.page and _half(last.size) == _half(line.size) and overlap_x(last, line) > 0.3:
+            step = last.baseline - line.baseline
+            if 0.7 * line.size < step < 3.5 * line.size:
+                steps[_half(line.size)].append(step)
+        last = line
+    return {size: statistics.median(found) for size, found in steps.items() if len(found) >= 5}
+
+
+def _half(size: float) -> float:
+    return round(size * 2) / 2
+
+
+def group(lines: list[Line], setting: Setting) -> list[list[Line]]:
+    """The paragraphs of one page; one that runs over a column's end is two, for `stitch` to join."""
+    paragraphs: list[list[Line]] = []
+    columns = [_column(lines, index) for index in range(len(lines))]
+    for index, line in enumerate(lines):
+        if paragraphs and not _begins(paragraphs[-1], line, columns[index - 1], columns[index], setting):
+            paragraphs[-1].append(line)
+        else:
+            paragraphs.append([line])
+    return paragraphs
+
+
+def _column(lines: list[Line], index: int) -> Column:
+    """Edges of the text around a line: the most frequent left edge, and the right one where lines agree on it."""
+    line = lines[index]
+    peers = [
+        other
+        for other in lines[max(0, index - WINDOW) : index + WINDOW + 1]
+        if abs(other.x0 - line.x0) < 3 * line.size and abs(other.size - line.size) < 0.1 * line.size
+    ]
+    left = Counter(round(other.x0) for other in peers).most_common(1)[0][0]
+    right, agree = Counter(round(other.x1 / 3) * 3 for other in peers).most_common(1)[0]
+    return Column(left, right if agree >= 0.4 * len(peers) and agree > 2 else max(other.x1 for other in peers))
+
+
+def _begins(paragraph: list[Line], line: Line, before: Column, here: Column, setting: Setting) -> bool:
+    last = paragraph[-1]
+    step = last.baseline - line.baseline
+    usual = setting.leading.get(_half(line.size), 1.25 * line.size)
+    if overlap_x(last, line) < 0.3 or step < 0.3 * line.size or step > 1.45 * usual:
+        return True
+    if abs(last.size - line.size) > 0.08 * line.size or _changes_weight(last, line):
+        return True
+    if is_known_heading(line.text) or is_known_heading(last.text):
+        return True
+    if line.size > 1.1 * setting.size and line.bold == last.bold:
+        return step > 1.4 * line.size  # a title or heading over several lines, often centred
+    return _begins_by_shape(last, line, before, here, step > 1.1 * usual)
+
+
+def _common_size(setting: Setting) -> float:
+    return min(leading) if leading else 1000.0
+
+
+def _changes_weight(last: Line, line: Line) -> bool:
+    inside = not ends_sentence(last.text) and line.text[:1].islower()
+    return last.bold != line.bold and not inside
+
+
+def _begins_by_shape(last: Line, line: Line, before: Column, here: Column, wide_step: bool) -> bool:
+    if _centred(last, line):
+        return wide_step and ends_sentence(last.text)
+    if line.x0 - here.left > 0.6 * line.size and line.x0 - last.x0 > 0.5 * line.size and not BULLET.match(last.text):
+        return True
+    ended = ends_sentence(last.text)
+    if ended and (wide_step or BULLET.match(line.text) or is_caption(line.text)):
+        return True
+    return _ends_early(last, line, before) and (ended or line.text[:1].isupper() or bool(BULLET.match(line.text)))
+
+
+def _centred(last: Line, line: Line) -> bool:
+    return abs((last.x0 + last.x1) - (line.x0 + line.x1)) < 0.25 * line.size and abs(last.x0 - line.x0) > 0.25 * line.size
+
+
+def _ends_early(last: Line, line: Line, column: Column) -> bool:
+    """The next line's first word would still have fitted, so the line was ended on purpose."""
+    if last.text.endswith(HYPHEN):
+        return False
+    first = len(line.text.split(" ", 1)[0]) / max(len(line.text), 1) * line.width
+    return column.right - last.x1 > first + 0.75 * line.size

@@ -1,0 +1,104 @@
+"""What is known of base models: their GGUF architecture, and the Ollama library model that is the same base."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from gswa.config import BUILTIN_MODEL
+from gswa.errors import DataError
+
+BaseKind = Literal["builtin", "local", "hub"]
+
+# transformers' architecture -> GGUF's.
+ARCHITECTURES = {"LlamaForCausalLM": "llama", "MistralForCausalLM": "llama", "Qwen2ForCausalLM": "qwen2", "Phi3ForCausalLM": "phi3"}
+
+
+class LibraryModel(NamedTuple):
+    """Ollama's name of a hub model, in fp16 where that can be had: nearest to what was trained."""
+
+    tag: str
+    licence: str
+
+
+OLLAMA_LIBRARY = {
+    "Qwen/Qwen2.5-1.5B-Instruct": LibraryModel("qwen2.5:1.5b-instruct-fp16", "apache-2.0"),
+    "Qwen/Qwen2.5-7B-Instruct": LibraryModel("qwen2.5:7b-instruct-fp16", "apache-2.0"),
+    "Qwen/Qwen2.5-14B-Instruct": LibraryModel("qwen2.5:14b-instruct-fp16", "apache-2.0"),
+    "microsoft/Phi-3.5-mini-instruct": LibraryModel("phi3.5:3.8b-mini-instruct-fp16", "mit"),
+    "mistralai/Mistral-7B-Instruct-v0.2": LibraryModel("mistral:7b-instruct-v0.2-fp16", "apache-2.0"),
+    "mistralai/Mistral-7B-Instruct-v0.3": LibraryModel("mistral:7b-instruct-v0.3-fp16", "apache-2.0"),
+    "mistralai/Mistral-Large-Instruct-2407": LibraryModel("mistral-large:123b-instruct-2407-q4_K_M", "other (Mistral Research License)"),
+}
+
+
+class Base(NamedTuple):
+    """A base model's folder and its config.json; `architecture` is GGUF's word, None where GSWA has none."""
+
+    model_id: str
+    folder: Path
+    kind: BaseKind
+    config: dict[str, Any]
+
+    @property
+    def architecture(self) -> str | None:
+        return ARCHITECTURES.get(self.transformers_architecture)
+
+    @property
+    def transformers_architecture(self) -> str:
+        return str((self.config.get("architectures") or ["unknown"])[0])
+
+    @property
+    def heads(self) -> tuple[int, int]:
+        """Attention heads of queries and of keys."""
+        heads = int(self.config["num_attention_heads"])
+        return heads, int(self.config.get("num_key_value_heads") or heads)
+
+    @property
+    def rope_theta(self) -> float:
+        """transformers 4 keeps it at the top level, transformers 5 in `rope_parameters`."""
+        return float(self.config.get("rope_theta") or (self.config.get("rope_parameters") or {}).get("rope_theta") or 10000.0)
+
+    @property
+    def quantised(self) -> bool:
+        """True for weights stored in less than 16 bits: `quantization` is MLX's key."""
+        return bool(self.config.get("quantization_config") or self.config.get("quantization"))
+
+    @property
+    def library(self) -> LibraryModel | None:
+        return library_model(self.model_id) if self.kind == "hub" else None
+
+    @property
+    def name(self) -> str:
+        """For files that leave the machine: of a local folder, its last part only."""
+        return self.folder.name if self.kind == "local" else self.model_id
+
+
+def read_base(model_id: str, folder: Path) -> Base:
+    """Raises DataError where config.json cannot be read."""
+    file = folder / "config.json"
+    try:
+        config = dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file}: the base model's settings cannot be read ({error})") from error
+    kind: BaseKind = "builtin" if model_id == BUILTIN_MODEL else "local" if Path(model_id).expanduser().is_dir() else "hub"
+    return Base(model_id, folder, kind, config)
+
+
+def library_model(model_id: str) -> LibraryModel | None:
+    """By hub id; an mlx-community copy counts as the model it was made from."""
+    if model_id.startswith("mlx-community/"):
+        original = model_id.removeprefix("mlx-community/").removesuffix("-4bit")
+        return next((model for name, model in OLLAMA_LIBRARY.items() if name.partition("/")[2] == original), None)
+    return OLLAMA_LIBRARY.get(model_id)
+
+
+def licence(base: Base) -> str:
+    """From the table, or from the front matter of the model card in the base's folder; empty where neither says."""
+    if base.library:
+        return base.library.licence
+    card = base.folder / "README.md"
+    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    front = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
+    said = re.search(r"^license:\s*(\S+)\s*$", front.group(1), re.MULTILINE) if front else None
+    return said.group(1) if said else ""

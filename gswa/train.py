@@ -1,0 +1,371 @@
+"""The front door: `python -m gswa.train COMMAND`. A parser and a table of commands; each body lives beside its room."""
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from typer.exceptions import TyperException
+
+from gswa.config import RunRequest, Settings, parse_memory
+from gswa.errors import ConfigError, GswaError, Interrupted
+
+app = typer.Typer(
+    name="gswa.train",
+    help="One author's papers in, a LoRA adapter that writes like the author out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+console = Console(highlight=False, soft_wrap=True)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+Model = Annotated[str | None, typer.Option("--model", "-m", help="Built-in model name, local folder, or hub id.")]
+Limit = Annotated[str | None, typer.Option("--memory-limit", help="Behave as on a card or machine of this size, such as 8GB.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before starting.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Latest = Annotated[bool, typer.Option("--latest", help="The newest run.")]
+RunOption = Annotated[Path | None, typer.Option("--run-dir", help="Folder or id of a run.")]
+
+
+@app.command()
+def info(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    memory_limit: Limit = None,
+) -> None:
+    """Show hardware, and the settings it would train with."""
+    from gswa import hardware
+
+    machine = hardware.probe(parse_memory(memory_limit) if memory_limit else None)
+    if as_json:
+        console.print_json(machine.model_dump_json())
+        return
+    from gswa.profiles import info_table
+
+    _table(["", ""], info_table(machine))
+
+
+@app.command()
+def parse(
+    input: Annotated[Path | None, typer.Option("--input", "-i", help="Folder of papers, in place of data/corpus/raw.")] = None,
+    parser: Annotated[str, typer.Option("--parser", help="auto, unstructured or pymupdf.")] = "auto",
+) -> None:
+    """Read the papers: PDF, DOCX, TXT and Markdown to paragraphs under headings."""
+    from gswa import intake
+    from gswa.corpus.index import parse_corpus
+    from gswa.workspace import Workspace
+
+    workspace = Workspace()
+    corpus = parse_corpus(input or intake.papers(workspace), workspace.parsed, parser)
+    console.print(f"{corpus.documents} of {corpus.files} files read, {corpus.set_aside} set aside; see {corpus.folder / 'report.md'}")
+
+
+@app.command()
+def prepare(seed: Annotated[int, typer.Option("--seed", help="Seed of the split.")] = 42) -> None:
+    """Turn the parsed papers into chat examples, split by document."""
+    from gswa import examples
+    from gswa.corpus.index import read_documents
+    from gswa.workspace import Workspace
+
+    workspace = Workspace()
+    made = examples.prepare(read_documents(workspace.parsed), workspace.training, seed)
+    _table(["examples", ""], [[name, str(value)] for name, value in made.model_dump().items()])
+    console.print(f"written to {workspace.training}")
+
+
+@app.command()
+def preprocess(
+    input: Annotated[Path | None, typer.Option("--input", "-i", help="Folder of train/valid/test.jsonl, or one JSONL file.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the chunks.")] = None,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", min=128, help="Tokens per chunk, as rendered by the chat template.")] = 1024,
+    overlap: Annotated[int, typer.Option("--overlap", min=0, help="Tokens of context before a later part; no loss on them.")] = 0,
+    strategy: Annotated[str, typer.Option("--strategy", help="auto, paragraph, sentence or token.")] = "auto",
+    analyze_only: Annotated[bool, typer.Option("--analyze-only", help="Report and write nothing.")] = False,
+    report_dir: Annotated[Path | None, typer.Option("--report-dir", help="Folder for preprocess_report.md.")] = None,
+    model: Model = None,
+) -> None:
+    """Split long examples so that none is ever cut, and report their lengths."""
+    from gswa.chunking import preprocess_command
+
+    console.print(preprocess_command(input, output, max_tokens, overlap, strategy, analyze_only, report_dir, model), markup=False)
+
+
+@app.command()
+def plan(
+    model: Model = None,
+    data: Annotated[Path | None, typer.Option("--data", help="Folder of train/valid/test.jsonl, in place of the corpus.")] = None,
+    max_candidates: Annotated[int, typer.Option("--max-candidates", min=1, help="Dry runs at most.")] = 5,
+    dry_run_steps: Annotated[int, typer.Option("--dry-run-steps", min=1, help="Optimizer steps per dry run.")] = 3,
+    max_seconds: Annotated[int, typer.Option("--max-seconds", min=1, help="Seconds that planning may take.")] = 600,
+    margin: Annotated[float | None, typer.Option("--margin", help="Share of memory that a plan may use.")] = None,
+    memory_limit: Limit = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of the candidates' order.")] = None,
+    skip_dry_run: Annotated[bool, typer.Option("--skip-dry-run", help="Name the candidates and measure none.")] = False,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File for the plan.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Find good settings by dry runs on the longest real rows."""
+    from gswa.planner import plan_table
+    from gswa.planning import plan_command
+
+    settings = _validated(
+        Settings, model_id=model, margin=margin, seed=seed, memory_limit_gb=parse_memory(memory_limit) if memory_limit else None
+    )
+    request = _validated(
+        RunRequest, settings=settings, data=data, auto_plan=True, max_candidates=max_candidates, dry_run_steps=dry_run_steps,
+        max_plan_seconds=max_seconds, skip_dry_run=skip_dry_run,
+    )  # fmt: skip
+    made, file = plan_command(request, output)
+    header, *rows = plan_table(made)
+    _table(header, rows)
+    console.print(f"written to {file}\ntrain with it: python -m gswa.train train --config {file}", markup=False)
+
+
+@app.command()
+def train(
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="YAML or JSON settings, or a run's run_config.json.")] = None,
+    model: Model = None,
+    data: Annotated[Path | None, typer.Option("--data", help="Folder of train/valid/test.jsonl, in place of the corpus.")] = None,
+    name: Annotated[str, typer.Option("--name", "-n", help="Added to the run's folder name.")] = "",
+    description: Annotated[str, typer.Option("--description", help="A note for yourself.")] = "",
+    batch_size: Annotated[int | None, typer.Option("--batch-size", "-b", help="Sequences per micro-batch.")] = None,
+    max_seq_length: Annotated[int | None, typer.Option("--max-seq-length", help="Tokens per sequence.")] = None,
+    num_layers: Annotated[int | None, typer.Option("--num-layers", help="Adapted blocks, counted from the last.")] = None,
+    iters: Annotated[int | None, typer.Option("--iters", help="Optimizer steps, in place of epochs.")] = None,
+    epochs: Annotated[float | None, typer.Option("--epochs", help="Passes over the data.")] = None,
+    learning_rate: Annotated[float | None, typer.Option("--learning-rate", "--lr", help="Peak learning rate.")] = None,
+    lora_rank: Annotated[int | None, typer.Option("--lora-rank", help="Rank of the adapter.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of every random choice.")] = None,
+    preprocess: Annotated[
+        bool, typer.Option("--preprocess", help="Split long examples: always done; accepted as the guide writes it.")
+    ] = False,
+    auto_plan: Annotated[bool, typer.Option("--auto-plan", help="Choose settings by dry runs.")] = False,
+    memory_safe: Annotated[bool, typer.Option("--memory-safe", help="One profile lower, evaluation batch 1, margin 0.7.")] = False,
+    backend: Annotated[str | None, typer.Option("--backend", help="torch or mlx.")] = None,
+    memory_limit: Limit = None,
+    num_processes: Annotated[int | None, typer.Option("--num-processes", help="Processes that train together.")] = None,
+    no_oom_fallback: Annotated[bool, typer.Option("--no-oom-fallback", help="Fail when memory runs out.")] = False,
+    skip_plots: Annotated[bool, typer.Option("--skip-plots", help="No plots and no HTML report.")] = False,
+    parser: Annotated[str, typer.Option("--parser", help="auto, unstructured or pymupdf.")] = "auto",
+    yes: Yes = False,
+    debug: Debug = False,
+) -> None:
+    """Train: the whole way from papers to adapter and report."""
+    settings = _validated(
+        Settings, model_id=model, batch_size=batch_size, max_seq_length=max_seq_length, num_layers=num_layers, iters=iters, epochs=epochs,
+        learning_rate=learning_rate, lora_rank=lora_rank, seed=seed, backend=backend, num_processes=num_processes,
+        preprocess_enabled=True if preprocess else None, enable_oom_fallback=False if no_oom_fallback else None,
+        memory_limit_gb=parse_memory(memory_limit) if memory_limit else None,
+    )  # fmt: skip
+    request = _validated(
+        RunRequest, name=name, description=description, config=config, settings=settings, data=data, parser=parser, auto_plan=auto_plan,
+        memory_safe=memory_safe, skip_plots=skip_plots,
+    )  # fmt: skip
+    _show_settings(request, ask=not yes)
+    _run(request)
+
+
+@app.command()
+def resume(run: Annotated[str, typer.Argument(help="Id or folder of the run.")], debug: Debug = False) -> None:
+    """Continue a run from its last checkpoint."""
+    _run(RunRequest(resume=run))
+
+
+@app.command()
+def visualize(
+    run_dir: RunOption = None,
+    latest: Latest = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow a live run.")] = False,
+    ascii: Annotated[bool, typer.Option("--ascii", help="Draw the loss in the terminal.")] = False,
+    plots: Annotated[str | None, typer.Option("--plots", help="Only these: loss,throughput,memory,length_distribution.")] = None,
+) -> None:
+    """Draw plots and report of a run again."""
+    from gswa.report import terminal
+    from gswa.workspace import Workspace
+
+    run = Workspace().find_run(run_dir) if run_dir else Workspace().latest_run()
+    if watch:
+        for line in terminal.watch(run):
+            console.print(line, markup=False)
+    if ascii:
+        console.print(terminal.ascii_loss_curve(run.steps()), markup=False)
+        return
+    from gswa.report import figures, page
+
+    written = figures.write_plots(run, plots.split(",")) if plots else [*figures.write_plots(run), page.write_report(run)]
+    for path in written:
+        console.print(str(path), markup=False)
+
+
+@app.command("list")
+def list_runs(
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Newest runs only.")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List recent runs."""
+    from gswa.report.terminal import run_rows
+    from gswa.workspace import Workspace
+
+    runs = [run.summary() for run, _ in zip(Workspace().run_dirs(), range(limit), strict=False)]
+    if as_json:
+        console.print_json(data=[summary.model_dump() for summary in runs])
+    elif runs:
+        _table(*run_rows(runs))
+    else:
+        console.print("no run yet; start one with 'make train-linux'")
+
+
+@app.command()
+def evaluate(
+    run_dir: RunOption = None,
+    latest: Latest = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Held-out loss before and after, and samples, of the adapter as it lies on disk."""
+    from gswa import attempt
+    from gswa.report.terminal import evaluation_text
+    from gswa.workspace import Workspace
+
+    run = Workspace().find_run(run_dir) if run_dir else Workspace().latest_run()
+    attempt.evaluate(run)
+    evaluation = run.evaluation()
+    if evaluation is None:
+        raise ConfigError(f"{run.id}: nothing was evaluated")
+    if as_json:
+        console.print_json(evaluation.model_dump_json())
+    else:
+        console.print(evaluation_text(evaluation), markup=False)
+
+
+@app.command()
+def export(
+    run_dir: RunOption = None,
+    latest: Latest = False,
+    to: Annotated[Literal["modelfile", "merged", "gguf"], typer.Option("--to", help="What to write.")] = "modelfile",
+    verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Read the files back and compare.")] = True,
+    ollama_base: Annotated[str | None, typer.Option("--ollama-base", help="Library model for the Modelfile's FROM.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Write the files that Ollama, llama.cpp and vLLM read."""
+    from gswa import export as exporting
+    from gswa.workspace import Workspace
+
+    run = Workspace().find_run(run_dir) if run_dir else Workspace().latest_run()
+    report = exporting.export(run, to, ollama_base=ollama_base, verify=verify)
+    for line in (*(f"wrote {run.path / file}" for file in report.files), *(f"checked: {text}" for text in report.checked), *report.notes):
+        console.print(line, markup=False)
+
+
+@app.command()
+def fetch(model: Annotated[str, typer.Argument(help="Hub id of a base model.")]) -> None:
+    """Download a base model, and no more."""
+    from gswa.basemodel import resolve_model
+
+    console.print(str(resolve_model(model)), markup=False)
+
+
+# -- what the commands share ---------------------------------------------------------------------------------------------
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    from rich.table import Table
+
+    table = Table(*header, box=None, show_header=any(header), pad_edge=False)
+    for row in rows:
+        table.add_row(*map(str, row))
+    console.print(table)
+
+
+def _validated(model: Any, **values: Any) -> Any:
+    """Pydantic's faults as one ConfigError that names the flags."""
+    from pydantic import ValidationError
+
+    try:
+        return model(**values)
+    except ValidationError as error:
+        faults = [f"--{str(fault['loc'][0]).replace('_', '-')} {fault['input']}: {fault['msg']}" for fault in error.errors()]
+        raise ConfigError("\n".join(faults)) from error
+
+
+def _show_settings(request: RunRequest, ask: bool) -> None:
+    """The settled configuration with the origin of each value; a person at a terminal is asked to go on."""
+    from gswa import hardware, settle
+
+    settled = settle.settle(request, hardware.probe(settle.memory_limit_gb(request)))
+    if not ask or not (sys.stdin.isatty() and console.is_terminal):
+        return
+    _table(["setting", "value", "from"], [[name, str(value), settled.origin[name]] for name, value in settled.config.model_dump().items()])
+    if not typer.confirm("Start training?", default=True):
+        raise Interrupted("not started")
+
+
+def _run(request: RunRequest) -> None:
+    """The flow, in this process; afterwards the summary in the terminal."""
+    # The terminal shows the library's own lines; Prefect's go to its dashboard.
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    from flows.local import run_here
+    from flows.train import finetune
+    from gswa.report.terminal import ascii_loss_curve, metrics_summary
+    from gswa.workspace import Workspace
+
+    summary = run_here(finetune, request)
+    run = Workspace().find_run(summary.path)
+    console.print(metrics_summary(run), markup=False)
+    console.print(ascii_loss_curve(run.steps()), markup=False)
+    console.print(f"adapter: {run.adapters}\nreport:  {summary.report or 'skipped'}", markup=False)
+
+
+def _terminate(*_: Any) -> None:
+    raise Interrupted("stopped by SIGTERM", exit_code=75)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; every error becomes one message and its exit code, with the traceback only under --debug."""
+    from gswa.console import shown
+
+    arguments = sys.argv[1:] if arguments is None else arguments
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        with shown(console):
+            app(arguments, standalone_mode=False)
+        return 0
+    except (GswaError, KeyboardInterrupt, typer.Abort, typer.Exit) as error:
+        return _say(error, arguments)
+    except TyperException as error:
+        error.show()  # type: ignore[attr-defined]  # the parser's own message, with the nearest right flag
+        return 2
+    except Exception as error:  # noqa: BLE001  (the last door: a person gets one message, and the traceback on request)
+        return _say(error, arguments)
+
+
+def _say(error: BaseException, arguments: list[str]) -> int:
+    if isinstance(error, typer.Exit):
+        return error.exit_code
+    if "--debug" in arguments:
+        errors.print_exception()
+    if isinstance(error, (KeyboardInterrupt, typer.Abort)):
+        error = Interrupted("interrupted")
+    text = str(error) if isinstance(error, GswaError) else f"{type(error).__name__}: {error} (a fault in GSWA; --debug shows where)"
+    errors.print(f"error: {text}", style="red", markup=False)
+    if isinstance(error, Interrupted):
+        _how_to_resume()
+    return error.exit_code if isinstance(error, GswaError) else 1
+
+
+def _how_to_resume() -> None:
+    from gswa.workspace import Workspace
+
+    for run in Workspace().run_dirs():
+        if run.status() == "interrupted":
+            errors.print(f"continue it with: python -m gswa.train resume {run.id}", markup=False)
+        return
+
+
+if __name__ == "__main__":
+    logging.getLogger("gswa").setLevel(logging.INFO)
+    sys.exit(main())

@@ -1,0 +1,35 @@
+"""Hardware, plan and configuration."""
+
+from prefect import task
+from prefect.artifacts import create_table_artifact
+
+from gswa import hardware, intake, planner, planning, settle
+from gswa.hardware import Hardware
+from gswa.records import Plan
+from gswa.rundir import RunDir, write_json
+
+
+@task
+def probe(run: RunDir) -> Hardware:
+    """What this machine is, into config/hardware_info.json."""
+    request = intake.request_of(run)
+    found = hardware.probe(settle.memory_limit_gb(request))
+    write_json(run.hardware_file, found.model_dump(mode="json"))
+    return found
+
+
+@task
+def choose_plan(run: RunDir, machine: Hardware) -> Plan | None:
+    """Candidates measured by dry runs, into config/plan.json; the `plan` artifact has a row for each."""
+    request = intake.request_of(run)
+    if not request.auto_plan:
+        return None
+    plan = planning.plan_run(run, settle.settle(request, machine), machine, request)
+    create_table_artifact(planner.plan_table(plan), key="plan", description="Candidates of the planner, best first")
+    return plan
+
+
+@task
+def settle_config(run: RunDir, machine: Hardware, plan: Plan | None) -> None:
+    """The layers of settings, merged into config/run_config.json."""
+    settle.settle_run(run, intake.request_of(run), machine, plan)

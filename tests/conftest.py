@@ -1,0 +1,32 @@
+"""What many tests share: the built-in model's tokenizer, and a small run whose papers were prepared."""
+
+from pathlib import Path
+
+import pytest
+from chats import chat
+
+from gswa.basemodel import BUILTIN_FOLDER
+from gswa.config import Layer, RunRequest, resolve
+from gswa.dataset import Tokenizer, load_tokenizer
+from gswa.records import SPLITS
+from gswa.rundir import RunDir, write_lines
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Tokenizer:
+    return load_tokenizer(BUILTIN_FOLDER)
+
+
+@pytest.fixture
+def tiny_run(tmp_path: Path) -> RunDir:
+    """Settled on 256 tokens, with three examples in each split: two that fit and one of about 800 tokens."""
+    run = RunDir.create(tmp_path / "runs")
+    run.write_config(RunRequest(), resolve(Layer("test", {"max_seq_length": 256})))
+    for split in SPLITS:
+        texts = (
+            "A short answer.",
+            "Another one.",
+            "\n\n".join(f"Paragraph {n} says that much in plain words. And more." for n in range(40)),
+        )
+        write_lines(run.examples / f"{split}.jsonl", (chat(f"{split}-{n}", text) for n, text in enumerate(texts)))
+    return run

@@ -1,0 +1,186 @@
+"""The folder of training examples: written from papers, or read as the user wrote it."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gswa.errors import CorpusError, DataError
+from gswa.examples import PrepareReport, prepare, read_examples
+from gswa.records import SPLITS, Block, Document, Example
+
+GOOD = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]}
+
+
+def paper(number: int, folder: str = "", passages: int = 4) -> Document:
+    blocks = tuple(Block(kind="paragraph", text=f"P{number}.{n} " + "word " * 160 + "end.") for n in range(passages))
+    return Document(
+        source=f"{folder}{number}.txt", sha256=str(number), status="ok", title=f"Paper number {number} on bacteria", blocks=blocks
+    )
+
+
+def stored(training: Path, split: str) -> list[Example]:
+    return list(read_examples(training / f"{split}.jsonl"))
+
+
+def written(path: Path, *lines: Any) -> Path:
+    path.write_text("".join(line if isinstance(line, str) else json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+# -- from papers ---------------------------------------------------------------------------------------------------------
+def test_no_document_stands_in_two_splits(tmp_path: Path) -> None:
+    report = prepare(map(paper, range(12)), tmp_path, 42)
+    sources = [{example.document for example in stored(tmp_path, split)} for split in SPLITS]
+    assert sum(map(len, sources)) == len(set.union(*sources)) == 12
+    assert all(sources)
+    assert report.split_by == "document"
+    assert sum(report.documents.values()) == 12
+
+
+def test_every_paragraph_is_stored_once(tmp_path: Path) -> None:
+    papers = [paper(n) for n in range(5)]
+    report = prepare(papers, tmp_path, 42)
+    texts = "".join(example.target for split in SPLITS for example in stored(tmp_path, split))
+    assert all(texts.count(block.text) == 1 for one in papers for block in one.blocks)
+    assert (report.paragraphs, report.paragraphs_missing) == (20, 0)
+
+
+def test_duplicates_of_a_paper_share_its_split(tmp_path: Path) -> None:
+    twice = [paper(n).model_copy(update={"source": f"copy/{n}.txt"}) for n in range(8)]
+    prepare([*map(paper, range(8)), *twice], tmp_path, 42)
+    for split in SPLITS:
+        sources = {example.document for example in stored(tmp_path, split)}
+        assert {source.removeprefix("copy/") for source in sources} == {s for s in sources if "/" not in s}
+
+
+def test_priority_weighs_in_train_alone(tmp_path: Path) -> None:
+    report = prepare([paper(n, "important_examples/") for n in range(9)], tmp_path, 42)
+    assert {example.weight for example in stored(tmp_path, "train")} == {2.5}
+    assert {example.weight for split in ("valid", "test") for example in stored(tmp_path, split)} == {1.0}
+    assert report.train_weight == 2.5 * report.examples["train"]
+
+
+@pytest.mark.parametrize("papers", [1, 2])
+def test_of_one_or_two_papers_passages_are_held_out_and_the_report_says_so(tmp_path: Path, papers: int) -> None:
+    report = prepare((paper(n, passages=8) for n in range(papers)), tmp_path, 42)
+    assert report.split_by == "passage"
+    assert f"only {papers} different documents" in report.note
+    assert all(report.examples[split] for split in SPLITS)
+
+
+def test_two_passages_are_all_trained_on(tmp_path: Path) -> None:
+    report = prepare([paper(1, passages=2)], tmp_path, 42)
+    assert report.examples == {"train": 2, "valid": 0, "test": 0}
+    assert "nothing is held out" in report.note
+
+
+def test_preparing_twice_writes_the_same_files_and_a_new_paper_is_taken_in(tmp_path: Path) -> None:
+    def contents() -> list[bytes]:
+        return [(tmp_path / f"{split}.jsonl").read_bytes() for split in SPLITS]
+
+    prepare(map(paper, range(6)), tmp_path, 42)
+    first = contents()
+    prepare(map(paper, range(6)), tmp_path, 42)
+    assert contents() == first
+    assert sum(prepare(map(paper, range(7)), tmp_path, 42).documents.values()) == 7
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".gswa.json", "test.jsonl", "train.jsonl", "valid.jsonl"]
+
+
+@pytest.mark.parametrize("edit", ["before", "after"])
+def test_a_file_that_the_user_wrote_or_changed_is_not_overwritten(tmp_path: Path, edit: str) -> None:
+    if edit == "after":
+        prepare(map(paper, range(4)), tmp_path, 42)
+    mine = written(tmp_path / "valid.jsonl", GOOD).read_text()
+    with pytest.raises(DataError, match=r"valid\.jsonl.*--data"):
+        prepare(map(paper, range(4)), tmp_path, 42)
+    assert (tmp_path / "valid.jsonl").read_text() == mine
+
+
+def test_a_crash_while_files_are_moved_in_does_not_lock_the_folder(tmp_path: Path) -> None:
+    prepare(map(paper, range(4)), tmp_path / "new", 1)
+    prepare(map(paper, range(5)), tmp_path, 1)
+    half = {name: (tmp_path / name).read_bytes() for name in ("valid.jsonl", "test.jsonl")}
+    prepare(map(paper, range(4)), tmp_path, 1)
+    for name, old in half.items():
+        (tmp_path / name).write_bytes(old)
+    assert sum(prepare(map(paper, range(4)), tmp_path, 1).documents.values()) == 4
+
+
+def test_papers_without_text_are_an_error_and_leave_nothing(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match="no document has text"):
+        prepare([paper(1, passages=0)], tmp_path, 42)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_paper_without_text_among_others_is_counted(tmp_path: Path) -> None:
+    report: PrepareReport = prepare([*map(paper, range(3)), paper(9, passages=0)], tmp_path, 42)
+    assert report.documents_without_text == 1
+
+
+# -- examples that the user wrote ------------------------------------------------------------------------------------------
+def test_plain_chat_lines_are_examples_named_by_their_line(tmp_path: Path) -> None:
+    path = written(tmp_path / "train.jsonl", "\ufeff", GOOD, "\n", {**GOOD, "topic": "x"})
+    examples = list(read_examples(path))
+    assert [example.id for example in examples] == ["train-1", "train-3"]
+    assert examples[1].model_extra == {"topic": "x"}
+
+
+def test_examples_of_ours_come_back_as_they_were(tmp_path: Path) -> None:
+    prepare(map(paper, range(3)), tmp_path, 42)
+    (example, *_) = stored(tmp_path, "train")
+    assert (example.document, example.kind, example.blocks, len(example.id)) == (example.document, "continue", (0,), 16)
+    assert example.group.startswith("title:")
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("{broken\n", "not valid JSON"),
+        ("[1]\n", "not a JSON object"),
+        ({"text": "plain"}, "no list of messages"),
+        ({"instruction": "a", "input": "", "output": "b"}, "alpaca"),
+        ({"conversations": []}, "ShareGPT"),
+        ({"messages": []}, "last message"),
+        ({"messages": GOOD["messages"][:1]}, "last message"),
+        ({"messages": GOOD["messages"][1:]}, "no message of a user"),
+        ({"messages": ["hi"]}, "not a JSON object"),
+        ({"messages": [*GOOD["messages"], {"role": "assistant", "content": " "}]}, "empty"),
+        ({"messages": [GOOD["messages"][0], {"role": "assistant", "content": None}]}, "content"),
+        ({"messages": [{"role": "wizard", "content": "x"}, GOOD["messages"][1]]}, "role"),
+        ({**GOOD, "weight": -1}, "weight"),
+        ('{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "\\ud800"}]}\n', "content"),
+    ],
+)
+def test_a_bad_line_is_passed_over_with_its_number_and_reason(tmp_path: Path, line: Any, reason: str) -> None:
+    faults: list[tuple[int, str]] = []
+    path = written(tmp_path / "train.jsonl", GOOD, line, GOOD)
+    assert len(list(read_examples(path, lambda number, why: faults.append((number, why))))) == 2
+    assert [number for number, _ in faults] == [2]
+    assert reason in faults[0][1]
+
+
+def test_without_a_listener_bad_lines_are_logged_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = written(tmp_path / "train.jsonl", GOOD, *["oops\n"] * 9)
+    list(read_examples(path))
+    assert len(caplog.records) == 6
+    assert "9 of 10 lines passed over" in caplog.text
+
+
+def test_two_examples_never_share_an_id(tmp_path: Path) -> None:
+    path = written(tmp_path / "train.jsonl", *[{**GOOD, "id": 7}] * 3)
+    ids: Sequence[str] = [example.id for example in read_examples(path)]
+    assert len(set(ids)) == 3
+
+
+def test_a_file_without_any_example_says_what_is_accepted(tmp_path: Path) -> None:
+    path = written(tmp_path / "train.jsonl", {"instruction": "a", "output": "b"})
+    with pytest.raises(DataError, match=r"line 1: alpaca.*accepted are lines such as"):
+        list(read_examples(path))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"train\.jsonl: no such file"):
+        read_examples(tmp_path / "train.jsonl")

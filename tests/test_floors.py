@@ -1,0 +1,69 @@
+"""Imports point down only: the floors of the house as a table, held against the source."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+FLOORS = (  # highest first; what stands on one floor may import its neighbours, without a cycle
+    "flows",
+    "tasks",
+    "gswa.train",
+    "gswa.planner gswa.planning gswa.attempt gswa.evaluate gswa.report gswa.export gswa.intake gswa.settle gswa.console",
+    "gswa.corpus gswa.examples gswa.passages gswa.splits gswa.chunking gswa.parts gswa.spans gswa.sentences gswa.lengths gswa.conservation "
+    "gswa.hardware gswa.nvidia gswa.cgroup gswa.profiles gswa.memory gswa.ladder gswa.basemodel",
+    "gswa.backends",
+    "gswa.dataset gswa.packing",
+    "gswa.rundir gswa.workspace",
+    "gswa.config gswa.errors gswa.records",
+)
+LEVELS = {name: level for level, floor in enumerate(FLOORS) for name in floor.split()}
+KNOW_PREFECT = ("flows", "tasks", "gswa.train")
+UPWARD = {("gswa.train", "flows")}  # the front door starts the flow, inside the one command that needs it
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module_name(path): path for top in ("flows", "tasks", "gswa") for path in (ROOT / top).rglob("*.py")}
+
+
+def imports(name: str) -> Iterator[str]:
+    """Everything the module imports, also late and relatively, as full module names."""
+    package = name if MODULES[name].name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = ".".join(package.split(".")[: len(package.split(".")) - node.level + 1]) if node.level else ""
+            base = ".".join(part for part in (above, node.module) if part)
+            for alias in node.names:
+                yield f"{base}.{alias.name}" if f"{base}.{alias.name}" in MODULES else base
+
+
+def room(name: str) -> str:
+    """The entry of the table that a module belongs to; the name itself where there is none."""
+    return next((entry for entry in LEVELS if name == entry or name.startswith(entry + ".")), name)
+
+
+def test_every_module_has_a_floor():
+    assert [name for name in MODULES if name != "gswa" and room(name) not in LEVELS] == []
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name != "gswa"])
+def test_imports_point_down_only(name):
+    for found in imports(name):
+        if found.split(".")[0] == "prefect":
+            assert room(name) in KNOW_PREFECT, f"{name} imports {found}: only flows, tasks and gswa/train.py know Prefect"
+        elif found in MODULES and found != "gswa" and (room(name), room(found)) not in UPWARD:
+            assert LEVELS[room(found)] >= LEVELS[room(name)], f"{name} imports {found}, which stands on a higher floor"
+
+
+def test_no_module_imports_itself_in_a_circle():
+    below = {name: {found for found in imports(name) if found in MODULES} - {name} for name in MODULES}
+    while leaves := {name for name, found in below.items() if not found}:
+        below = {name: found - leaves for name, found in below.items() if name not in leaves}
+    assert sorted(below) == []

@@ -1,0 +1,66 @@
+import pytest
+
+from gswa.backends.oom import SIGNATURES, is_oom, signature_in
+
+MESSAGES = [
+    "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 8.00 GiB",
+    "CUDA error: out of memory",
+    "CUDA driver error: out of memory",
+    "cudaErrorMemoryAllocation",
+    "CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+    "Triton Error [CUDA]: out of memory",
+    "NCCL error: unhandled cuda error, Cuda failure 2 'out of memory'",
+    "Error out of memory at line 380 in file /src/csrc/pythonInterface.cpp",
+    "MPS backend out of memory (MPS allocated: 9.1 GB)",
+    "Invalid buffer size: 24.00 GiB",
+    "[METAL] Command buffer execution failed: Insufficient Memory (00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)",
+    "kIOGPUCommandBufferCallbackErrorOutOfMemory",
+    "[malloc] Unable to allocate 123 bytes",
+    "[metal::malloc] Resource limit (499000) exceeded",
+    "cudaMallocManaged failed: out of memory",
+    "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes. Error code 12",
+    "Unable to allocate 3.00 GiB for an array with shape (3,)",
+    "MemoryError",
+    "terminate called after throwing an instance of 'std::bad_alloc'",
+    "memory allocation of 1600 bytes failed",
+    "OSError: [Errno 12] Cannot allocate memory",
+]
+LOOK_ALIKES = [
+    "peak memory 12.3GB, memory is fine",
+    "CUDA error: device-side assert triggered",
+    "CUDA error: an illegal memory access was encountered",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+    "CUBLAS_STATUS_EXECUTION_FAILED",
+    "CUDNN_STATUS_NOT_SUPPORTED",
+    "OSError: [Errno 28] No space left on device",
+    "index 5 is out of bounds for dimension 0 with size 4",
+    "the loss became nan at step 3",
+    "KeyboardInterrupt",
+    "kIOGPUCommandBufferCallbackErrorTimeout",
+    "a paper about out of memory experiences: MemoryErrors in patients",
+]
+
+
+@pytest.mark.parametrize("text", MESSAGES)
+def test_want_of_memory_is_known_by_its_text(text):
+    assert signature_in(f"some line before\n{text}\n")
+
+
+def test_every_row_of_the_table_is_reached_and_names_its_source():
+    reached = {signature_in(text) for text in MESSAGES}
+    assert set(SIGNATURES) == reached
+    assert all(row.source for row in SIGNATURES)
+
+
+@pytest.mark.parametrize("text", LOOK_ALIKES)
+def test_nothing_else_is_taken_for_it(text):
+    assert signature_in(text) is None
+    assert not is_oom(RuntimeError(text))
+
+
+def test_the_type_and_the_cause_count_too():
+    assert is_oom(MemoryError())
+    outer = RuntimeError("saving failed")
+    outer.__cause__ = MemoryError()
+    assert is_oom(outer)

@@ -1,0 +1,144 @@
+"""Examples to chunks: never over the limit, nothing lost."""
+
+from typing import cast
+
+import pytest
+from chats import chat
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gswa.config import Strategy
+from gswa.conservation import white_space_between
+from gswa.dataset import Tokenizer, render
+from gswa.errors import ConfigError
+from gswa.lengths import STRATEGIES, Divided
+from gswa.parts import CONTINUE, EMPTY, LONG_PROMPT, NO_ROOM, OPEN, Rules, split_examples
+from gswa.records import Example, Message
+
+PIECES = [
+    "word ",
+    "Sentence. ",
+    "\n\n",
+    " \n\t\n ",
+    "<|im_end|>",
+    "<|im_start|>assistant\n",
+    "👩‍👩‍👧‍👦",
+    "😀",
+    "漢字。",
+    "é",
+    "x" * 40,
+    " ",
+    "[1] ",
+]
+TEXTS = st.lists(st.sampled_from(PIECES) | st.text(max_size=12), max_size=60).map("".join)
+LONG = " ".join(f"Sentence number {n} is not very long." for n in range(60))
+
+
+def divided(example: Example, tokenizer: Tokenizer, limit: int, strategy: str = "auto", overlap: int = 0) -> Divided:
+    (one,) = split_examples([example], Rules(tokenizer, limit, cast(Strategy, strategy), overlap))
+    return one
+
+
+def check(one: Divided, tokenizer: Tokenizer, limit: int) -> None:
+    """The promises that hold for every example."""
+    assert bool(one.chunks) != bool(one.reason)
+    if one.chunks:
+        assert white_space_between(one.example, list(one.chunks)) is not None
+    for chunk in one.chunks:
+        rendered = render(tokenizer, chunk.messages)
+        assert chunk.tokens == len(rendered.ids) <= limit
+        assert chunk.target_tokens == sum(rendered.mask) > 0
+        assert chunk.messages[-2].content.strip()
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    text=TEXTS,
+    asked=TEXTS,
+    limit=st.sampled_from([48, 64, 96, 128, 256]),
+    strategy=st.sampled_from(STRATEGIES),
+    kind=st.sampled_from(["continue", "chat"]),
+)
+def test_no_text_is_lost_and_no_chunk_passes_the_limit(
+    tokenizer: Tokenizer, text: str, asked: str, limit: int, strategy: str, kind: str
+) -> None:
+    example = chat("a", text, asked=f"Go on.\n\n{asked}", kind=kind)
+    check(divided(example, tokenizer, limit, strategy), tokenizer, limit)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_strategy_splits_a_long_text(tokenizer: Tokenizer, strategy: str) -> None:
+    one = divided(chat("a", LONG), tokenizer, 128, strategy)
+    check(one, tokenizer, 128)
+    assert len(one.chunks) > 5
+    assert [chunk.part for chunk in one.chunks] == list(range(1, len(one.chunks) + 1))
+
+
+def test_an_example_that_fits_is_left_as_it_is(tokenizer: Tokenizer) -> None:
+    example = chat("a", "  Spaces are kept.  ")
+    (chunk,) = divided(example, tokenizer, 128).chunks
+    assert chunk.messages == example.messages
+    assert (chunk.part, chunk.parts, chunk.span) == (1, 1, (0, 20))
+
+
+def test_the_first_part_keeps_the_prompt_and_the_others_are_given_the_text_before(tokenizer: Tokenizer) -> None:
+    first, *later = divided(chat("a", LONG, asked="Tell me all."), tokenizer, 256).chunks
+    assert first.messages[0].content == "Tell me all."
+    for chunk in later:
+        instruction, context = chunk.messages[0].content.split("\n\n")
+        assert instruction == CONTINUE
+        assert LONG[: chunk.span[0]].rstrip().endswith(context)
+
+
+def test_overlap_is_more_text_before_and_none_of_it_carries_loss(tokenizer: Tokenizer) -> None:
+    plain, more = (divided(chat("a", LONG), tokenizer, 256, overlap=overlap).chunks for overlap in (0, 100))
+    assert len(more[1].messages[0].content) > 2 * len(plain[1].messages[0].content)
+    check(divided(chat("a", LONG), tokenizer, 256, overlap=100), tokenizer, 256)
+    assert "".join(chunk.target for chunk in more).replace(" ", "") == LONG.replace(" ", "")
+
+
+@pytest.mark.parametrize("overlap", [-1, 129])
+def test_an_overlap_over_half_the_limit_is_refused(tokenizer: Tokenizer, overlap: int) -> None:
+    with pytest.raises(ConfigError, match="between 0 and half"):
+        split_examples([], Rules(tokenizer, 256, "auto", overlap))
+
+
+def test_a_long_context_gives_way_to_the_answer_by_whole_sentences(tokenizer: Tokenizer) -> None:
+    one = divided(chat("a", LONG, asked=f"Go on.\n\n{LONG}"), tokenizer, 256)
+    check(one, tokenizer, 256)
+    instruction, context = one.chunks[0].messages[0].content.split("\n\n")
+    assert instruction == "Go on."
+    assert context.startswith("Sentence number")
+    assert LONG.endswith(context)
+
+
+@pytest.mark.parametrize(("context", "instead"), [("", OPEN), (f"\n\n{LONG}", CONTINUE)])
+def test_an_instruction_that_is_too_long_itself_is_replaced(tokenizer: Tokenizer, context: str, instead: str) -> None:
+    one = divided(chat("a", LONG, asked="Write on, " * 80 + context), tokenizer, 256)
+    check(one, tokenizer, 256)
+    assert one.chunks[0].messages[0].content.split("\n\n")[0] == instead
+
+
+def test_a_long_prompt_of_any_other_kind_is_never_cut(tokenizer: Tokenizer) -> None:
+    assert divided(chat("a", LONG, asked=LONG, kind="chat"), tokenizer, 256).reason == LONG_PROMPT
+
+
+def test_an_empty_answer_is_set_aside(tokenizer: Tokenizer) -> None:
+    assert divided(chat("a", " \n "), tokenizer, 256).reason == EMPTY
+
+
+def test_a_limit_that_holds_no_word_sets_the_example_aside(tokenizer: Tokenizer) -> None:
+    assert divided(chat("a", LONG, asked="Hi"), tokenizer, 32).reason in (NO_ROOM, LONG_PROMPT)
+
+
+def test_of_a_longer_talk_only_the_last_answer_is_split(tokenizer: Tokenizer) -> None:
+    talk = (Message(role="system", content="Be kind."), *chat("a", "Yes.").messages, *chat("a", LONG).messages)
+    first, second, *_ = divided(chat("a", "x").model_copy(update={"messages": talk, "kind": "chat"}), tokenizer, 256).chunks
+    assert first.messages[:-1] == talk[:-1]
+    assert [message.role for message in second.messages] == ["system", "user", "assistant"]
+
+
+def test_what_a_user_added_to_an_example_stays_on_its_chunks(tokenizer: Tokenizer) -> None:
+    example = Example.model_validate({**dict(chat("a", LONG)), "topic": "x", "part": "mine"})
+    chunk = divided(example, tokenizer, 256).chunks[0]
+    assert (chunk.model_extra, chunk.part) == ({"topic": "x"}, 1)

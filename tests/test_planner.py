@@ -1,0 +1,238 @@
+"""The planner's rules, with dry runs that answer from a formula."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gswa.config import Layer, RunConfig, resolve
+from gswa.errors import ConfigError, DataError, Interrupted, OutOfMemory, TrainingError
+from gswa.planner import (
+    NOT_MEASURED,
+    PLANNED,
+    Measured,
+    candidates,
+    effective_batch_factor,
+    plan,
+    plan_table,
+    rank,
+    refusal,
+    stability_score,
+)
+from gswa.records import Plan, Trial
+
+BASE = RunConfig(batch_size=2, gradient_accumulation=4, eval_batch_size=2, max_seq_length=1024)
+
+
+def growing(config: RunConfig) -> Measured:
+    """Speed and memory both grow with the micro-batch."""
+    return Measured(tokens_per_sec=100.0 * config.batch_size, peak_memory_gb=1.0 * config.batch_size)
+
+
+def planned(dry_run: Callable[[RunConfig], Measured] | None = growing, **changes: Any) -> Plan:
+    settings: dict[str, Any] = {"memory_gb": 10.0, "max_candidates": 5, "steps": 3, "max_seconds": 600, "seed": 1, **changes}
+    return plan(BASE, dry_run=dry_run, **settings)
+
+
+def trial(tokens_per_sec: float, peak: float, batch_size: int = 2, gradient_accumulation: int = 4) -> Trial:
+    changes = {"batch_size": batch_size, "gradient_accumulation": gradient_accumulation}
+    return Trial(changes=changes, tokens_per_sec=tokens_per_sec, peak_memory_gb=peak)
+
+
+def ranked(*trials: Trial, margin: float = 0.8) -> Plan:
+    return rank(trials, memory_gb=10, margin=margin, seed=1, dry_run_steps=3)
+
+
+# -- candidates --------------------------------------------------------------------------------------------------------
+@given(
+    batch=st.integers(1, 64),
+    accumulation=st.integers(1, 16),
+    length=st.integers(128, 5000),
+    count=st.integers(1, 40),
+    seed=st.integers(0, 99),
+)
+def test_candidates_keep_the_effective_batch_and_start_with_the_base(
+    batch: int, accumulation: int, length: int, count: int, seed: int
+) -> None:
+    base = RunConfig(batch_size=batch, gradient_accumulation=accumulation, max_seq_length=length)
+    configs = candidates(base, count, seed)
+    assert configs[0] == base
+    assert len(configs) <= count
+    assert {config.effective_batch_size for config in configs} == {base.effective_batch_size}
+    assert len({config.model_dump_json() for config in configs}) == len(configs)
+
+
+def test_only_planned_settings_differ() -> None:
+    for config in candidates(BASE, 100, seed=0):
+        assert config.model_dump(exclude=set(PLANNED)) == BASE.model_dump(exclude=set(PLANNED))
+
+
+def test_a_seed_gives_one_order_and_another_seed_another() -> None:
+    assert candidates(BASE, 9, seed=3) == candidates(BASE, 9, seed=3)
+    assert any(candidates(BASE, 9, seed=3) != candidates(BASE, 9, seed=seed) for seed in range(4, 9))
+
+
+def test_what_the_user_gave_stays() -> None:
+    fixed = {"max_seq_length", "batch_size", "gradient_checkpointing"}
+    assert candidates(BASE, 100, seed=0, fixed=fixed) == [BASE]
+    assert {config.max_seq_length for config in candidates(BASE, 100, seed=0, fixed={"max_seq_length"})} == {1024}
+    assert {config.batch_size for config in candidates(BASE, 100, seed=0, fixed={"gradient_accumulation"})} == {2}
+
+
+def test_batches_lengths_and_checkpointing_are_all_tried() -> None:
+    configs = candidates(BASE, 100, seed=0)
+    assert {(config.batch_size, config.gradient_accumulation) for config in configs} == {(1, 8), (2, 4), (4, 2), (8, 1)}
+    assert {config.max_seq_length for config in configs} == {768, 1024, 1536}
+    assert {config.gradient_checkpointing for config in configs} == {True, False}
+
+
+def test_small_changes_come_before_large_ones() -> None:
+    first = candidates(BASE, 7, seed=5)[1:]
+    assert all(
+        sum(getattr(c, n) != getattr(BASE, n) for n in ("batch_size", "max_seq_length", "gradient_checkpointing")) == 1 for c in first
+    )
+
+
+# -- scores ------------------------------------------------------------------------------------------------------------
+def test_stability_is_whole_below_half_of_what_is_allowed_and_falls_to_nine_tenths() -> None:
+    assert [stability_score(peak, allowed_gb=8) for peak in (0.1, 4, 6, 8)] == pytest.approx([1, 1, 0.95, 0.9])
+
+
+def test_the_effective_batch_counts_by_its_distance_from_8() -> None:
+    assert [effective_batch_factor(size) for size in (8, 4, 16, 1)] == [1, 0.5, 0.5, 0.125]
+
+
+def test_the_score_is_the_product_of_its_factors() -> None:
+    for scored in ranked(trial(200, 7), trial(150, 1), trial(100, 5, batch_size=1)).trials:
+        assert scored.score == scored.throughput_score * scored.stability_score * scored.effective_batch_factor > 0
+
+
+@given(st.lists(st.tuples(st.floats(0.1, 1e5), st.floats(0.01, 12)), min_size=1, max_size=8))
+def test_the_chosen_plan_is_never_slower_than_nine_tenths_of_the_fastest_that_fits(figures: list[tuple[float, float]]) -> None:
+    ranking = ranked(*(trial(speed, peak) for speed, peak in figures))
+    fitting = [speed for speed, peak in figures if peak <= 8]
+    assert (ranking.chosen is None) == (not fitting)
+    if fitting:
+        assert (ranking.trials[0].tokens_per_sec or 0) >= 0.9 * max(fitting) * (1 - 1e-9)
+
+
+# -- ranking -----------------------------------------------------------------------------------------------------------
+def test_a_peak_above_the_margin_is_rejected_with_both_numbers() -> None:
+    ranking = ranked(trial(900, 8.01), trial(100, 8.0))
+    assert [t.tokens_per_sec for t in ranking.trials] == [100, 900]
+    assert "8.01 GB is above the 8.00 GB" in ranking.trials[1].rejected
+    assert ranking.trials[0].throughput_score == 1  # a rejected trial sets no scale
+
+
+def test_the_margin_decides() -> None:
+    assert ranked(trial(100, 7.5), margin=0.7).chosen is None
+    assert ranked(trial(100, 7.5), margin=0.8).chosen == {"batch_size": 2, "gradient_accumulation": 4}
+
+
+def test_ties_go_to_the_smaller_peak_then_to_the_earlier() -> None:
+    ranking = ranked(trial(100, 3, 2, 4), trial(100, 2, 4, 2), trial(100, 2, 8, 1))
+    assert [t.changes["batch_size"] for t in ranking.trials] == [4, 8, 2]
+
+
+# -- the plan ----------------------------------------------------------------------------------------------------------
+def test_the_fastest_candidate_that_fits_is_chosen() -> None:
+    result = planned(max_candidates=100, memory_gb=6)
+    assert result.chosen is not None
+    assert result.chosen["batch_size"] == 4
+    assert all(t.changes["batch_size"] == 8 for t in result.trials if t.rejected)
+
+
+def test_the_chosen_layer_settles_exactly_what_was_measured() -> None:
+    tried: list[RunConfig] = []
+
+    def dry_run(config: RunConfig) -> Measured:
+        tried.append(config)
+        return growing(config)
+
+    chosen = planned(dry_run, max_candidates=100).chosen
+    profile = BASE.model_dump(exclude={"eval_batch_size", "gradient_accumulation", "epochs", "iters"})
+    assert resolve(Layer("profile", profile), Layer("plan", chosen or {})).config in tried
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OutOfMemory("the allocator gave up", phase="evaluate", step=2, peak_memory_gb=9.5), "out of memory (evaluate, step 2)"),
+        (TrainingError("the child hung and was ended after 60 s"), "hung"),
+        (DataError("no example fits 768 tokens"), "no example fits"),
+    ],
+)
+def test_a_dry_run_that_fails_is_rejected_and_the_next_goes_on(error: Exception, reason: str) -> None:
+    def dry_run(config: RunConfig) -> Measured:
+        if config == BASE:
+            raise error
+        return growing(config)
+
+    result = planned(dry_run)
+    assert len(result.trials) == 5
+    assert reason in result.trials[-1].rejected
+    assert result.chosen is not None
+
+
+@pytest.mark.parametrize("error", [Interrupted("Ctrl-C"), ConfigError("unknown model"), KeyboardInterrupt()])
+def test_what_no_other_candidate_could_mend_ends_the_planning(error: BaseException) -> None:
+    def dry_run(config: RunConfig) -> Measured:
+        raise error
+
+    with pytest.raises(type(error)):
+        planned(dry_run)
+
+
+@pytest.mark.parametrize(("max_seconds", "measured"), [(0, 1), (59, 1), (60, 2), (100, 3), (1000, 5)])
+def test_no_dry_run_starts_that_could_not_end_in_time(max_seconds: float, measured: int) -> None:
+    now = [0.0]
+
+    def dry_run(config: RunConfig) -> Measured:
+        now[0] += 30
+        return growing(config)
+
+    result = planned(dry_run, max_seconds=max_seconds, clock=lambda: now[0])
+    assert sum(t.tokens_per_sec is not None for t in result.trials) == measured
+    assert sum("out of time" in t.rejected for t in result.trials) == 5 - measured
+
+
+def test_without_dry_runs_the_base_is_chosen_and_nothing_is_claimed() -> None:
+    result = planned(dry_run=None)
+    assert result.chosen == {name: getattr(BASE, name) for name in PLANNED}
+    assert [t.rejected for t in result.trials[1:]] == [NOT_MEASURED] * 4
+    assert all(t.tokens_per_sec is None and t.score == 0 for t in result.trials)
+    assert plan_table(result)[1][-1] == "chosen as it is: not measured"
+
+
+def test_a_plan_survives_json() -> None:
+    result = planned()
+    assert Plan.model_validate_json(result.model_dump_json()) == result
+
+
+# -- for people --------------------------------------------------------------------------------------------------------
+def test_nothing_that_fits_says_how_much_is_missing() -> None:
+    message = refusal(planned(memory_gb=1, max_candidates=100))
+    assert "smallest measured peak is 1.00 GB, 0.20 GB above the 0.80 GB" in message
+    assert "--model" in message
+    assert refusal(planned()) == ""
+
+
+def test_a_failure_that_is_not_memory_is_not_called_memory() -> None:
+    def dry_run(config: RunConfig) -> Measured:
+        raise TrainingError("loss is not a number")
+
+    assert refusal(planned(dry_run)) == "no candidate could be trained; the first one: loss is not a number"
+
+
+def test_the_table_has_a_cell_for_every_column_and_one_chosen() -> None:
+    def dry_run(config: RunConfig) -> Measured:
+        if config.max_seq_length > 1024:
+            raise OutOfMemory("no room\nlong log", phase="train", step=1)
+        return growing(config)
+
+    table = plan_table(planned(dry_run, max_candidates=100, memory_gb=6))
+    assert {len(row) for row in table} == {len(table[0])}
+    assert [row[-1] for row in table[1:]].count("chosen") == 1
+    assert not any("\n" in cell for row in table for cell in row)

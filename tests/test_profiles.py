@@ -1,0 +1,194 @@
+"""The guide's tables, card by card."""
+
+from typing import Any
+
+import pytest
+
+from gswa.config import BUILTIN_MODEL, RunConfig, resolve
+from gswa.hardware import Cpu, Hardware, Memory
+from gswa.nvidia import Gpu
+from gswa.profiles import APPLE_MODELS, MODELS, PROFILES, default_model, info_table, learning_rate_warning, model_layer, notes, profile_for
+
+# What the driver reports for the guide's example cards (MiB), and for what people rent.
+CARDS = [
+    ("GTX 1650", 4096, (7, 5), 4),
+    ("RTX 3060 8GB", 8192, (8, 6), 8),
+    ("RTX 4060", 8188, (8, 9), 8),
+    ("RTX 4080", 16376, (8, 9), 16),
+    ("RTX A4000", 16376, (8, 6), 16),
+    ("Tesla T4", 15360, (7, 5), 16),
+    ("RTX 3090", 24576, (8, 6), 24),
+    ("RTX 4090", 24564, (8, 9), 24),
+    ("RTX A5000", 24564, (8, 6), 24),
+    ("RTX A6000", 49140, (8, 6), 48),
+    ("A40", 46068, (8, 6), 48),
+    ("H100", 81559, (9, 0), 48),
+    ("RTX 3060 12GB", 12288, (8, 6), 8),
+    ("A100 40GB", 40960, (8, 0), 24),
+]
+SETTINGS = {
+    4: (1, 512, "4bit"),
+    8: (1, 1024, "4bit"),
+    16: (2, 1536, "4bit"),
+    24: (4, 2048, "4bit"),
+    48: (8, 2048, "none"),
+}
+CUDA_MODELS = {
+    4: "Qwen/Qwen2.5-1.5B-Instruct",
+    8: "microsoft/Phi-3.5-mini-instruct",
+    16: "Qwen/Qwen2.5-7B-Instruct",
+    24: "Qwen/Qwen2.5-14B-Instruct",
+    48: "Qwen/Qwen2.5-14B-Instruct",
+}
+APPLE = {
+    8: (1, 512, 4, "mlx-community/Qwen2.5-1.5B-Instruct-4bit"),
+    16: (1, 1024, 8, "mlx-community/Mistral-7B-Instruct-v0.2-4bit"),
+    32: (2, 1536, 12, "mlx-community/Mistral-7B-Instruct-v0.2-4bit"),
+    64: (4, 2048, 16, "mlx-community/Qwen2.5-14B-Instruct-4bit"),
+    128: (8, 4096, 24, "mlx-community/Qwen2.5-14B-Instruct-4bit"),
+}
+
+
+def cpu(**changes: Any) -> Hardware:
+    fields = {
+        "os": "Linux",
+        "python": "3.12.1",
+        "cpu": Cpu(model="x", cores=2),
+        "memory": Memory(total_gb=32, available_gb=31),
+        "disk_free_gb": 9,
+    }
+    return Hardware(**{**fields, **changes})
+
+
+def cuda(mib: float, capability: tuple[int, int] = (8, 6), name: str = "a card", **changes: Any) -> Hardware:
+    return cpu(
+        gpus=(Gpu(name=name, total_gb=round(mib / 1024, 2), free_gb=round(mib / 1024, 2), compute_capability=capability),), **changes
+    )
+
+
+def apple(gb: float) -> Hardware:
+    return cpu(apple_chip="Apple M3", memory=Memory(total_gb=gb, available_gb=gb * 0.95))
+
+
+MACHINES = [cpu(), *(cuda(mib, capability) for _, mib, capability, _ in CARDS), *(apple(gb) for gb in APPLE)]
+
+
+# -- rows --------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("name", "mib", "capability", "row"), CARDS, ids=[card[0] for card in CARDS])
+def test_every_card_lands_in_its_row(name: str, mib: int, capability: tuple[int, int], row: int) -> None:
+    layer = profile_for(cuda(mib, capability))
+    values = layer.values
+    assert layer.origin == f"profile cuda {row} GB"
+    assert (values["batch_size"], values["max_seq_length"], values["quantization"]) == SETTINGS[row]
+    assert (values["backend"], values["device"], values["gradient_checkpointing"]) == ("torch", "cuda", True)
+    assert values["number_format"] == ("bf16" if capability >= (8, 0) else "fp16")
+    assert values["model_id"] == CUDA_MODELS[row]
+
+
+@pytest.mark.parametrize("gb", APPLE)
+def test_every_mac_lands_in_its_row(gb: int) -> None:
+    layer = profile_for(apple(gb))
+    values = layer.values
+    assert layer.origin == f"profile metal {gb} GB"
+    assert (values["batch_size"], values["max_seq_length"], values["num_layers"], values["model_id"]) == APPLE[gb]
+    assert (values["backend"], values["device"], values["number_format"]) == ("mlx", "metal", "bf16")
+
+
+def test_between_two_rows_the_lower_one_holds() -> None:
+    assert profile_for(apple(24)).origin == "profile metal 16 GB"
+    assert profile_for(apple(256)).origin == "profile metal 128 GB"
+
+
+def test_below_the_smallest_row_it_is_used_with_a_warning() -> None:
+    small = cuda(3072)
+    assert profile_for(small).origin == "profile cuda 4 GB"
+    assert any("3.0 GB is less than the smallest profile of 4 GB" in note for note in notes(small))
+    assert not any("less than" in note for note in notes(cuda(4096)))
+
+
+def test_a_memory_limit_chooses_the_row() -> None:
+    assert profile_for(cuda(24576, memory_limit_gb=8)).origin == "profile cuda 8 GB"
+
+
+def test_tables_are_sorted_with_the_largest_first() -> None:
+    tables = [[row.memory_gb for row in table] for table in PROFILES.values()]
+    tables += [[model.memory_gb for model in table] for table in (MODELS, APPLE_MODELS)]
+    assert tables == [sorted(figures, reverse=True) for figures in tables]
+
+
+# -- CPU ---------------------------------------------------------------------------------------------------------------
+def test_a_cpu_trains_the_built_in_base() -> None:
+    config = resolve(profile_for(cpu()), model_layer(BUILTIN_MODEL)).config
+    assert (config.model_id, config.batch_size, config.gradient_accumulation, config.eval_batch_size) == (BUILTIN_MODEL, 4, 2, 4)
+    assert (config.max_seq_length, config.number_format, config.device, config.learning_rate) == (1024, "fp32", "cpu", 5e-3)
+
+
+def test_only_the_built_in_base_changes_the_learning_rate() -> None:
+    assert "learning_rate" not in model_layer("Qwen/Qwen2.5-1.5B-Instruct").values
+    assert resolve(profile_for(cpu()), model_layer("other")).config.learning_rate == 2e-4
+
+
+# -- every machine -----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("hardware", MACHINES, ids=lambda hardware: profile_for(hardware).origin)
+def test_every_profile_is_a_valid_configuration_with_effective_batch_8(hardware: Hardware) -> None:
+    for memory_safe in (False, True):
+        assert resolve(profile_for(hardware, memory_safe)).config.effective_batch_size == 8
+
+
+@pytest.mark.parametrize("hardware", MACHINES, ids=lambda hardware: profile_for(hardware).origin)
+def test_memory_safe_needs_less_on_every_machine(hardware: Hardware) -> None:
+    plain, safe = resolve(profile_for(hardware)).config, resolve(profile_for(hardware, memory_safe=True)).config
+    assert (safe.eval_batch_size, safe.margin, safe.model_id) == (1, 0.7, plain.model_id)
+    lower = safe.batch_size * safe.max_seq_length < plain.batch_size * plain.max_seq_length
+    assert lower or (safe.quantization, plain.quantization) == ("4bit", "none")
+
+
+def test_memory_safe_is_the_next_lower_row() -> None:
+    safe = profile_for(cuda(24576), memory_safe=True)
+    assert (safe.values["batch_size"], safe.values["max_seq_length"]) == SETTINGS[16][:2]
+    assert safe.origin == "profile cuda 24 GB, memory-safe"
+
+
+# -- warnings ----------------------------------------------------------------------------------------------------------
+def test_a_rate_too_small_for_the_adapter_warns() -> None:
+    guide = RunConfig(learning_rate=1e-5, lora_rank=8)
+    warning = learning_rate_warning(guide)
+    assert warning is not None
+    assert "learn almost nothing" in warning
+    assert learning_rate_warning(guide.replace(lora_alpha=160)) is None
+    assert learning_rate_warning(RunConfig()) is None
+
+
+def test_the_model_that_the_guide_puts_on_48_gb_does_not_fit_there() -> None:
+    (note,) = (note for note in notes(cuda(49140)) if "Mistral-Large" in note)
+    assert "does not fit 48 GB" in note
+    assert "use Qwen/Qwen2.5-14B-Instruct" in note
+    assert not any("Mistral-Large" in note for note in notes(cuda(24576)))
+
+
+def test_an_unquantised_row_never_gets_a_model_that_needs_4_bits() -> None:
+    assert default_model(cuda(143771)) == "Qwen/Qwen2.5-14B-Instruct"
+
+
+def test_a_gpu_that_torch_cannot_use_is_named() -> None:
+    hardware = cuda(24576, name="RTX 3090", versions={"torch": "2.13.0+cpu"})
+    assert profile_for(hardware).origin == "profile cpu"
+    assert any("RTX 3090 is not used" in note and "make setup-cuda" in note for note in notes(hardware))
+
+
+def test_a_limit_above_the_machine_is_named() -> None:
+    assert any("above the 8.0 GB" in note for note in notes(cuda(8192, memory_limit_gb=24)))
+
+
+# -- info --------------------------------------------------------------------------------------------------------------
+def test_info_says_what_is_recommended_and_why() -> None:
+    rows = dict(info_table(cuda(16376, name="RTX 4080", driver="570.86.10", cuda="12.8")))
+    assert rows["GPU 0"].startswith("RTX 4080, 16.0 GB")
+    assert rows["recommended model"] == "Qwen/Qwen2.5-7B-Instruct"
+    assert rows["settings"] == "batch 2 × 4, 1536 tokens, bf16, 4-bit base, gradient checkpointing"
+    assert rows["because"] == "profile cuda 16 GB: CUDA with 16.0 GB"
+
+
+@pytest.mark.parametrize("hardware", MACHINES, ids=lambda hardware: profile_for(hardware).origin)
+def test_info_has_a_value_in_every_row(hardware: Hardware) -> None:
+    assert all(name and value for name, value in info_table(hardware))
