@@ -44,7 +44,7 @@ def finetune(request: RunRequest = RunRequest()) -> RunSummary:  # noqa: B008  (
         train(run)
         evaluate(run)
         export(run)
-        report(run)
+    report(run)
     return run.summary()
 
 

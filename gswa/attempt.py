@@ -27,8 +27,13 @@ def train(run: RunDir, on_step: Tell = lambda step, total: None) -> None:
     chunking.chunks(run, config)
     number = run.metadata().get("attempts", 0) + 1
     run.update(attempts=number)
-    result = run_child(job_for(run, config, attempt=number), _listener(on_step))
+    result = run_child(job_for(run, config, attempt=number), _listener(run, on_step))
     run.update(**result, trained=now())
+    summary = run.summary()
+    run.update(
+        peak_memory_gb=summary.peak_memory_gb,
+        losses=summary.model_dump(include={"train_loss", "valid_loss_before", "valid_loss_after", "test_loss_before", "test_loss_after"}),
+    )
 
 
 def evaluate(run: RunDir) -> None:
@@ -43,7 +48,7 @@ def job_for(run: RunDir, config: RunConfig, **fields: Any) -> TrainJob:
     )
 
 
-def _listener(on_step: Tell) -> Callable[[dict[str, Any]], None]:
+def _listener(run: RunDir, on_step: Tell) -> Callable[[dict[str, Any]], None]:
     """Turns the child's messages into log lines and calls; `total` comes before the first step."""
     total = [0]
     started = time.monotonic()
@@ -51,6 +56,7 @@ def _listener(on_step: Tell) -> Callable[[dict[str, Any]], None]:
     def listen(message: dict[str, Any]) -> None:
         if "total_steps" in message:
             total[0] = message["total_steps"]
+            run.update(total_steps=total[0])
             log.info("model loaded in %.1f s; %d optimizer steps", time.monotonic() - started, total[0])
         if isinstance(message.get("step"), dict):
             on_step(StepMetrics.model_validate(message["step"]), total[0])

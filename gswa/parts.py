@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from gswa.config import Strategy
-from gswa.dataset import Tokenizer, encode, render
+from gswa.dataset import Rendered, Tokenizer, encode, render
 from gswa.errors import ConfigError
 from gswa.lengths import Divided
 from gswa.passages import CONTINUE_KIND
@@ -41,11 +41,12 @@ def split_examples(examples: Iterable[Example], rules: Rules) -> Iterator[Divide
 
 
 def divide(example: Example, rules: Rules) -> Divided:
-    tokens = len(render(rules.tokenizer, example.messages).ids)
+    rendered = render(rules.tokenizer, example.messages)
+    tokens = len(rendered.ids)
     if not example.target.strip():
         return Divided(example=example, tokens=tokens, reason=EMPTY)
     if tokens <= rules.max_tokens:
-        whole = _chunk(example, example.messages[:-1], (0, len(example.target)), 1, 1, rules)
+        whole = _chunk(example, example.messages, rendered, span=(0, len(example.target)))
         return Divided(example=example, tokens=tokens, chunks=(whole,))
     prompt = _fitting_prompt(example, rules)
     if prompt is None:
@@ -67,9 +68,7 @@ def _chunks(example: Example, prompt: tuple[Message, ...], rules: Rules) -> tupl
     budget = Budget(rules.max_tokens - _prompt_tokens(prompt, rules), rules.max_tokens - later)
     while spans := plan(text, budget, rules.strategy):
         prompts = [prompt, *(_continuation(example, _context(text, end, room)) for _, end in spans[:-1])]
-        chunks = tuple(
-            _chunk(example, asked, span, part, len(spans), rules) for part, (asked, span) in enumerate(zip(prompts, spans, strict=True), 1)
-        )
+        chunks = tuple(_part(example, prompts, spans, number, rules) for number in range(len(spans)))
         over = [max(0, chunk.tokens - rules.max_tokens) for chunk in chunks]
         if not any(over):
             return chunks
@@ -77,9 +76,12 @@ def _chunks(example: Example, prompt: tuple[Message, ...], rules: Rules) -> tupl
     return ()
 
 
-def _chunk(example: Example, prompt: tuple[Message, ...], span: Span, part: int, parts: int, rules: Rules) -> Chunk:
-    messages = (*prompt, Message(role="assistant", content=example.target[slice(*span)]))
-    rendered = render(rules.tokenizer, messages)
+def _part(example: Example, prompts: list[tuple[Message, ...]], spans: list[Span], number: int, rules: Rules) -> Chunk:
+    messages = (*prompts[number], Message(role="assistant", content=example.target[slice(*spans[number])]))
+    return _chunk(example, messages, render(rules.tokenizer, messages), spans[number], number + 1, len(spans))
+
+
+def _chunk(example: Example, messages: tuple[Message, ...], rendered: Rendered, span: Span, part: int = 1, parts: int = 1) -> Chunk:
     own = {"part": part, "parts": parts, "span": span, "tokens": len(rendered.ids), "target_tokens": sum(rendered.mask)}
     return Chunk.model_validate({**dict(example), **own, "messages": messages})
 

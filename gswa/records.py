@@ -22,7 +22,7 @@ HELD_OUT: tuple[HeldOut, ...] = ("valid", "test")
 class Record(BaseModel):
     """Frozen, and strict about names: a field nobody knows is a fault in the file that was read."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
 
 class Block(Record):

@@ -371,6 +371,7 @@ class RunDir:
         losses = {split: [e.eval_loss for e in self.evaluations(split)] for split in HELD_OUT}
         peaks = [step.peak_memory_gb for step in steps]
         peaks += [evaluation.peak_memory_gb for split in HELD_OUT for evaluation in self.evaluations(split)]
+        chosen = [metrics.eval_loss for metrics in self.evaluations() if metrics.step == metadata.get("chosen_step")]
         return RunSummary(
             id=self.id,
             path=str(self.path),
@@ -382,7 +383,7 @@ class RunDir:
             steps=steps[-1].step if steps else 0,
             train_loss=steps[-1].train_loss if steps else None,
             valid_loss_before=_at(losses["valid"], 0),
-            valid_loss_after=next((e.eval_loss for e in self.evaluations() if e.step == metadata.get("chosen_step")), _at(losses["valid"], -1)),
+            valid_loss_after=chosen[0] if chosen else _at(losses["valid"], -1),
             test_loss_before=_at(losses["test"], 0),
             test_loss_after=_at(losses["test"], -1) if len(losses["test"]) > 1 else None,
             peak_memory_gb=max(peaks) if peaks else None,

@@ -1,6 +1,8 @@
 """From what was asked to what runs: the layers of settings in their order."""
 
 import logging
+import subprocess
+from pathlib import Path
 
 from gswa.basemodel import resolve_model
 from gswa.config import BUILTIN_MODEL, Layer, RunRequest, Settled, read_config_file, resolve
@@ -34,7 +36,7 @@ def settle_run(run: RunDir, request: RunRequest, hardware: Hardware, plan: Plan 
     settled = settle(request, hardware, plan)
     run.write_config(request, settled)
     config = settled.config
-    run.update(model_id=config.model_id)
+    run.update(model_id=config.model_id, versions=hardware.versions, git_commit=_git_commit())
     if warning := learning_rate_warning(config):
         log.warning("%s", warning)
     log.info(
@@ -42,6 +44,18 @@ def settle_run(run: RunDir, request: RunRequest, hardware: Hardware, plan: Plan 
         config.model_id, config.device, config.batch_size, config.gradient_accumulation, config.max_seq_length,
         config.lora_rank, config.learning_rate,
     )  # fmt: skip
+
+
+def _git_commit() -> str | None:
+    """The commit of GSWA's own checkout; None where it was installed as a package."""
+    folder = Path(__file__).parent.parent
+    if not (folder / ".git").exists():
+        return None
+    try:
+        out = subprocess.run(["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return out.stdout.strip() or None
 
 
 def memory_limit_gb(request: RunRequest) -> float | None:

@@ -274,10 +274,11 @@ def fetch(model: Annotated[str, typer.Argument(help="Hub id of a base model.")])
 # -- what the commands share ---------------------------------------------------------------------------------------------
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(*header, box=None, show_header=any(header), pad_edge=False)
     for row in rows:
-        table.add_row(*map(str, row))
+        table.add_row(*(Text(str(cell)) for cell in row))  # Text: a name in [brackets] is not markup
     console.print(table)
 
 

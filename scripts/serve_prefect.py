@@ -91,7 +91,9 @@ def start_worker(url: str) -> None:
     begun = datetime.now(UTC)
     subprocess.run([prefect(), "--no-prompt", "work-pool", "create", POOL, "--type", "process", "--overwrite"], check=True, **quiet())
     deploy()
-    set_live_runs(url, "CRASHED")  # left by a worker that was killed: they would hold their deployment's one place for ever
+    # What a killed worker left behind would hold its deployment's one place for ever.
+    set_live_runs(url, "CRASHED")
+    set_live_runs(url, "CANCELLED")  # those that were being cancelled may end in no other state
     worker = spawn("worker", url, {}, "worker", "start", "--pool", POOL, "--name", "gswa")
     wait_for(lambda: worker_answered_since(url, begun), worker, "worker")
 

@@ -2,6 +2,7 @@
 
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
+from prefect.runtime import flow_run
 
 from gswa import chunking, intake
 from gswa.config import RunRequest
@@ -12,7 +13,9 @@ from gswa.rundir import RunDir
 
 @task
 def create_run(request: RunRequest) -> RunDir:
-    return intake.open_run(request)
+    run = intake.open_run(request)
+    run.update(flow_run_id=flow_run.get_id())
+    return run
 
 
 @task

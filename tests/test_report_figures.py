@@ -110,3 +110,12 @@ def test_the_moving_average_stays_within_the_values_and_keeps_the_ends(values: l
     assert len(smooth) == len(values)
     assert all(min(values) - 1e-9 <= value <= max(values) + 1e-9 for value in smooth)
     assert not values or (smooth[0], smooth[-1]) == (values[0], values[-1])
+
+
+def test_the_loss_plot_marks_the_checkpoint_that_became_the_adapter(tmp_path: Path):
+    run = full_run(tmp_path)
+    run.update(chosen_step=21)
+    axes = PLOTS["loss"](run).axes[0]
+    (mark,) = [line for line in axes.get_lines() if line.get_label() == "adapter taken at step 21"]
+    assert mark.get_xydata().tolist() == [[21, 4.71]]
+    assert "valid loss fell from 5.70 to 4.71" in axes.get_title(loc="left")

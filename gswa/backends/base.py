@@ -31,7 +31,8 @@ class Backend(Protocol):
         ...
 
 
-PRELOAD = {"torch": ("torch", "transformers.trainer", "transformers.models.llama.modeling_llama", "peft")}
+# What the preload server of a backend loads before it forks: all that a child would spend its first seconds on.
+PRELOAD = {"torch": ("gswa.backends.torch", "gswa.backends.worker", "peft", "transformers.models.llama.modeling_llama")}
 
 
 def load_backend(name: str) -> Backend:

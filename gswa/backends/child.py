@@ -2,15 +2,19 @@
 
 import json
 import os
+import selectors
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
+from gswa.backends.base import PRELOAD
 from gswa.backends.oom import STDERR_TAIL, signature_in
 from gswa.backends.worker import EXIT_STOPPED
 from gswa.errors import GswaError, Interrupted, OutOfMemory, TrainingError
@@ -22,72 +26,163 @@ GRACE = 30.0  # seconds that a child has to save its checkpoint after SIGTERM
 Message = dict[str, Any]
 
 
+class Preload:
+    """The parent's end of one preload server, started at once and ready when the first child is asked for."""
+
+    def __init__(self, modules: tuple[str, ...], bitsandbytes: bool) -> None:
+        mine, theirs = socket.socketpair()
+        options = () if bitsandbytes else ("--without-bitsandbytes",)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "gswa.backends.preload", str(theirs.fileno()), *modules, *options],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C in the terminal reaches the parent only, which then asks for a checkpoint
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
+        )
+        theirs.close()
+        self.socket, self._lines = mine, mine.makefile("rb")
+        self._ready = False
+
+    def fork(self, job_file: Path, output: int, messages: int, lifeline: int) -> int:
+        """The pid of a new child that holds these descriptors. Raises TrainingError where the server has died."""
+        if not self._ready:
+            self.hear("ready")
+            self._ready = True
+        socket.send_fds(self.socket, [json.dumps({"job": str(job_file)}).encode()], [output, messages, lifeline])
+        return int(self.hear("started")["started"])
+
+    def hear(self, wanted: str) -> Message:
+        """The server's next line of that kind. Raises TrainingError at its end."""
+        for line in self._lines:
+            said: Message = json.loads(line)
+            if wanted in said:
+                return said
+        self.end()
+        stderr = self.process.stderr.read().decode(errors="replace").strip() if self.process.stderr else ""
+        raise TrainingError(f"the preload server ended with {_name(self.process.wait())}: {stderr[-2000:] or 'it left no message'}")
+
+    @property
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def end(self) -> None:
+        self.socket.close()
+        self._lines.close()
+
+
+_servers: dict[tuple[str, bool, int], Preload] = {}
+_lock = threading.Lock()
+
+
+def preload(backend: str, quantization: str) -> Preload:
+    """The server of this process for such jobs, started where there is none or where it died."""
+    key = (backend, quantization != "none", os.getpid())  # a fork of us must not talk over our socket
+    if key not in _servers or not _servers[key].alive:
+        _servers[key] = Preload(PRELOAD.get(backend, ()), bitsandbytes=key[1])
+    return _servers[key]
+
+
 def run_child(job: TrainJob, on_message: Callable[[Message], None] = lambda _: None) -> dict[str, Any]:
     """Run the job to its end in a process of its own; gives what the backend returned.
 
     Raises OutOfMemory, TrainingError or Interrupted. Whatever ends this function ends the child: after GRACE seconds
-    for a checkpoint, by force.
+    for a checkpoint, by force. One child at a time.
     """
     log = RunDir(job.run).output_log
     log.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder, log.open("ab") as output:
+    with _lock, tempfile.TemporaryDirectory() as folder, log.open("ab") as output:
         output.write(f"--- attempt {job.attempt}: {job.action}\n".encode())
         output.flush()
         start = output.tell()
         job_file = Path(folder) / "job.json"
         job_file.write_text(job.model_dump_json(), encoding="utf-8")
-        process, messages, lifeline = _start(job_file, output.fileno())
+        server = preload(job.config.backend, job.config.quantization)
+        child, messages, lifeline = _start(server, job_file, output.fileno())
         last: Message = {}
+        lines = _read(messages, server)  # held by name: closed before the child has ended, its last words would break its pipe
         try:
-            for message in _read(messages):
+            for message in lines:
                 last = {**last, **message}
                 on_message(message)
-            code = process.wait()
+            code = _ended(server, child)
         except BaseException:
-            _stop(process)
+            _stop(server, child)
             raise
         finally:
             os.close(lifeline)
+            lines.close()
     return _result(last, code, _tail(log, start))
 
 
-def _start(job_file: Path, output: int) -> tuple[subprocess.Popen[bytes], int, int]:
-    """(the child, the descriptor its messages come from, the lifeline to close when it must go)."""
+def _start(server: Preload, job_file: Path, output: int) -> tuple[int, int, int]:
+    """(the child, the descriptor its messages come from, the lifeline to close when it must go).
+
+    The pipes are not inheritable, so that no other child can hold our ends of them.
+    """
     messages_in, messages_out = os.pipe()
     lifeline_out, lifeline_in = os.pipe()
     try:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "gswa.backends.worker", str(job_file), str(messages_out), str(lifeline_out)],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            pass_fds=(messages_out, lifeline_out),
-            start_new_session=True,  # Ctrl-C in the terminal reaches the parent only, which then asks for a checkpoint
-            env={**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
-        )
+        return server.fork(job_file, output, messages_out, lifeline_out), messages_in, lifeline_in
+    except BaseException:
+        os.close(messages_in)
+        os.close(lifeline_in)
+        raise
     finally:
         os.close(messages_out)
         os.close(lifeline_out)
-    return process, messages_in, lifeline_in
 
 
-def _read(descriptor: int) -> Iterator[Message]:
-    with os.fdopen(descriptor, "rb") as lines:
-        for line in lines:
-            if line.endswith(b"\n"):  # the last may be torn
-                yield json.loads(line)
+def _read(descriptor: int, server: Preload) -> Generator[Message, None, None]:
+    """The child's messages until it has ended. The server's end, seen while waiting, is the child's end too."""
+    buffer = b""
+    with selectors.DefaultSelector() as ready, os.fdopen(descriptor, "rb", buffering=0) as pipe:
+        ready.register(pipe, selectors.EVENT_READ)
+        while True:
+            ready.select(timeout=1.0)
+            if not ready.select(timeout=0):
+                if not server.alive:
+                    raise TrainingError("the preload server was killed; what the last checkpoint holds is kept")
+                continue
+            data = pipe.read(65536)
+            if not data:
+                return
+            *lines, buffer = (buffer + data).split(b"\n")
+            yield from map(json.loads, lines)
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
+def _ended(server: Preload, child: int) -> int:
+    """Wait for the child's exit code; negative for a signal."""
+    while (said := server.hear("ended"))["ended"] != child:
+        pass
+    return int(said["code"])
+
+
+def _stop(server: Preload, child: int) -> None:
     """SIGTERM, time for a checkpoint, then SIGKILL for the child and all it started."""
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-        deadline = time.monotonic() + GRACE
-        while process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.05)
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    if not _signal(child, signal.SIGTERM):
+        return
+    deadline = time.monotonic() + GRACE
+    while server.alive and time.monotonic() < deadline:
+        with selectors.DefaultSelector() as ready:
+            ready.register(server.socket, selectors.EVENT_READ)
+            if ready.select(timeout=0.2) and _ended(server, child) is not None:
+                return
+    try:
+        os.killpg(child, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    if server.alive:
+        _ended(server, child)
+
+
+def _signal(child: int, number: int) -> bool:
+    try:
+        os.kill(child, number)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _tail(log: Path, start: int) -> str:

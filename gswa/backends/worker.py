@@ -1,4 +1,4 @@
-"""The child: `python -m gswa.backends.worker JOB MESSAGES LIFELINE` trains one attempt and says how it ended.
+"""The child: trains one attempt and says how it ended. Forked by `preload`, heard by `child`.
 
 It writes train_steps.jsonl and eval_steps.jsonl itself, and sends one JSON line per phase, step and outcome down the
 MESSAGES descriptor. LIFELINE is a pipe that only the parent can write: its end means that the parent is gone.
@@ -7,7 +7,6 @@ MESSAGES descriptor. LIFELINE is a pipe that only the parent can write: its end 
 import json
 import os
 import signal
-import sys
 import threading
 import traceback
 from pathlib import Path
@@ -93,9 +92,6 @@ def main(job_file: str, messages: str, lifeline: str) -> int:
 
 
 def _act(job: TrainJob, report: Messages) -> dict[str, Any]:
-    if job.config.quantization == "none":
-        # transformers and peft import bitsandbytes where it is installed, for 2.7 CPU-seconds and 58 MB.
-        sys.modules["bitsandbytes"] = None  # type: ignore[assignment]
     backend = load_backend(job.config.backend)
     if job.action == "evaluate":
         write_json(RunDir(job.run).evaluation_file, backend.evaluate(job, report).model_dump())
@@ -113,7 +109,3 @@ def _first_line(error: BaseException) -> str:
 def _end_with_parent(lifeline: int) -> None:
     os.read(lifeline, 1)  # returns at end of file only: nobody ever writes
     os.killpg(0, signal.SIGKILL)  # ourselves and all we started
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))

@@ -3,7 +3,9 @@
 import re
 import unicodedata
 
-INVISIBLE = re.compile("[\u00ad\u200b\u200c\u200e\u200f\u2060\ufeff\ufff9-\ufffb\u202a-\u202e\u2066-\u2069\ufffe\uffff]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+INVISIBLE = re.compile(
+    "[\u00ad\u200b\u200c\u200e\u200f\u2060\ufeff\ufff9-\ufffb\u202a-\u202e\u2066-\u2069\ufffe\uffff]|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
+)
 SPACES = re.compile(r"\s+")
 CJK = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W_]+(?:['’.-][^\W_]+)*")

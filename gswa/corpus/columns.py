@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Callable
+from itertools import pairwise
 
 from gswa.corpus.lines import Line, overlap_x
 
@@ -15,7 +16,7 @@ def reading_order(lines: list[Line]) -> list[Line]:
 
 def _interleaved(lines: list[Line]) -> bool:
     """Neighbours that share no x: one to three on a page in order, most of them when columns are written row by row."""
-    jumps = sum(overlap_x(a, b) <= 0 for a, b in zip(lines, lines[1:], strict=False))
+    jumps = sum(overlap_x(a, b) <= 0 for a, b in pairwise(lines))
     return len(lines) >= 12 and jumps > max(5, 0.22 * len(lines))
 
 

@@ -35,7 +35,9 @@ def read_docx(path: Path) -> list[Draft]:
     except MemoryError:
         raise
     except Exception as error:  # python-docx and lxml raise a dozen kinds for a damaged package, and say why in all of them
-        raise SetAside("corrupt", f"Word's package is damaged ({str(error)[:120] or type(error).__name__}); open it in Word and save it anew") from error
+        raise SetAside(
+            "corrupt", f"Word's package is damaged ({str(error)[:120] or type(error).__name__}); open it in Word and save it anew"
+        ) from error
     return join_around_formulas(_drafts(body, _style_names(document), "", 0))
 
 
@@ -44,7 +46,12 @@ def join_around_formulas(drafts: Iterable[Draft]) -> list[Draft]:
     joined: list[Draft] = []
     for draft in drafts:
         before = next((at for at in range(len(joined) - 1, -1, -1) if joined[at].hint != "other"), None)
-        if before is not None and draft.hint == joined[before].hint == "" and WHERE.match(draft.text) and joined[before].text[-1] not in ".!?":
+        if (
+            before is not None
+            and draft.hint == joined[before].hint == ""
+            and WHERE.match(draft.text)
+            and joined[before].text[-1] not in ".!?"
+        ):
             joined[before] = joined[before]._replace(text=f"{joined[before].text} {draft.text}")
         else:
             joined.append(draft)

@@ -2,6 +2,7 @@
 
 import re
 from collections import defaultdict
+from itertools import pairwise
 
 from gswa.corpus.lines import Line
 
@@ -45,7 +46,7 @@ def _edge_lines(lines: list[Line]) -> dict[Line, tuple[Place, bool]]:
     heights = sorted({round(line.baseline) for line in lines})
     if len(heights) < 2 * EDGE_LINES + 1:
         return {}
-    steps = sorted(b - a for a, b in zip(heights, heights[1:], strict=False) if b - a > 2)
+    steps = sorted(b - a for a, b in pairwise(heights) if b - a > 2)
     leading = steps[len(steps) // 2] if steps else 12
     found = {}
     for line in lines:
@@ -81,7 +82,7 @@ def _numbered(lines: list[Line]) -> list[Line]:
     bare = sum(line.text.strip().isdigit() for line in numbered)
     counted = len(lines) - bare if bare > len(numbered) / 2 else len(lines)
     values = sorted(int(line.text.split()[0]) for line in numbered)
-    counting = sum(b - a == 1 for a, b in zip(values, values[1:], strict=False))
+    counting = sum(b - a == 1 for a, b in pairwise(values))
     return numbered if len(values) >= 8 and len(values) >= 0.6 * counted and counting >= 0.7 * (len(values) - 1) else []
 
 

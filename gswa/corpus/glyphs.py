@@ -4,24 +4,25 @@ import ctypes
 import math
 import statistics
 import unicodedata
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pypdfium2.raw as pdfium_c
 
 from gswa.corpus.guards import SetAside
-from gswa.corpus.lines import HYPHEN, Line
+from gswa.corpus.lines import HYPHEN, Line, turned, upright
 
 MAX_CHARACTERS = 200_000  # on one page; the densest real ones (indices, newspapers) have about 20,000
 HYPHENS = {0xFFFE, 0x02, 0xAD}
-COMBINING = dict(zip("´`¨ˆ˜˘ˇ˝˚¸¯", "\u0301\u0300\u0308\u0302\u0303\u0306\u030c\u030b\u030a\u0327\u0304", strict=True))  # TeX sets accents as spacing marks
+COMBINING = dict(
+    zip("´`¨ˆ˜˘ˇ˝˚¸¯", "\u0301\u0300\u0308\u0302\u0303\u0306\u030c\u030b\u030a\u0327\u0304", strict=True)
+)  # TeX sets accents as spacing marks
 BOLD_FLAG = 1 << 18
 BOLD_NAMES = ("bold", "black", "heavy", "semibold", "demi", "cmbx", "medi")
 
 
 class Glyph(NamedTuple):
-    index: int
+    at: int  # its place in PDFium's text page
     text: str
     x0: float
     y0: float
@@ -38,11 +39,7 @@ def page_lines(textpage: Any, page: int) -> list[Line]:
     if count > MAX_CHARACTERS:
         raise SetAside("too_big", f"page {page} holds {count:,} characters; no paper has more than {MAX_CHARACTERS:,}")
     lines = [_line(textpage.raw, run, page, turn) for run, turn in _runs(textpage.raw, count) if any(not g.text.isspace() for g in run)]
-    weights: Counter[int] = Counter()
-    for line in lines:
-        weights[line.turn] += len(line.text)
-    turn = weights.most_common(1)[0][0] if weights else 0
-    return [line for line in lines if line.turn == turn]
+    return upright(lines)
 
 
 def _glyphs(raw: Any, count: int) -> Iterator[Glyph]:
@@ -75,7 +72,7 @@ def _runs(raw: Any, count: int) -> Iterator[tuple[list[Glyph], int]]:
         if glyph.text == "\n" or (not run and not placed):
             continue
         if not run:
-            em, turn = _font_size(raw, glyph.index), _turn(raw, glyph.index)
+            em, turn = _font_size(raw, glyph.at), _turn(raw, glyph.at)
         run.append(glyph)
         last = glyph if placed else last
     if run:
@@ -92,7 +89,7 @@ def _jumps(last: Glyph, glyph: Glyph, em: float, turn: int) -> bool:
 
 def _turn(raw: Any, index: int) -> int:
     """Quarter turns of the text, counter-clockwise."""
-    return round(pdfium_c.FPDFText_GetCharAngle(raw, index) / (math.pi / 2)) % 4
+    return round(float(pdfium_c.FPDFText_GetCharAngle(raw, index)) / (math.pi / 2)) % 4
 
 
 def _font_size(raw: Any, index: int) -> float:
@@ -115,20 +112,15 @@ def _line(raw: Any, run: list[Glyph], page: int, turn: int) -> Line:
     x, y = ctypes.c_double(), ctypes.c_double()
     origins = []
     for glyph in samples:
-        pdfium_c.FPDFText_GetCharOrigin(raw, glyph.index, x, y)
-        origins.append(_turned(x.value, y.value, turn)[1])
-    low = [_turned(g.x0, g.y0, turn) for g in placed]
-    high = [_turned(g.x1, g.y1, turn) for g in placed]
+        pdfium_c.FPDFText_GetCharOrigin(raw, glyph.at, x, y)
+        origins.append(turned(x.value, y.value, turn)[1])
+    low = [turned(g.x0, g.y0, turn) for g in placed]
+    high = [turned(g.x1, g.y1, turn) for g in placed]
     xs, ys = [p[0] for p in (*low, *high)], [p[1] for p in (*low, *high)]
-    size = statistics.median(_font_size(raw, glyph.index) for glyph in samples)
-    bold = _font(raw, placed[0].index)[1] and _font(raw, placed[-1].index)[1]
-    font = _font(raw, samples[2].index)[0]
+    size = statistics.median(_font_size(raw, glyph.at) for glyph in samples)
+    bold = _font(raw, placed[0].at)[1] and _font(raw, placed[-1].at)[1]
+    font = _font(raw, samples[2].at)[0]
     return Line(page, _text(run), min(xs), min(ys), max(xs), max(ys), statistics.median(origins), size, font, bold, turn)
-
-
-def _turned(x: float, y: float, turn: int) -> tuple[float, float]:
-    """The point in the coordinates of a reader who turns the page so that the text is upright."""
-    return ((x, y), (y, -x), (-x, -y), (-y, x))[turn]
 
 
 def _text(run: list[Glyph]) -> str:
@@ -149,13 +141,13 @@ def _with_accents(run: list[Glyph]) -> list[Glyph]:
         middle = (accent.x0 + accent.x1) / 2
         below = [letter for letter in letters if letter.x0 <= middle <= letter.x1]
         if below:
-            over[below[0].index] = over.get(below[0].index, "") + COMBINING[accent.text]
-            over[accent.index] = ""
+            over[below[0].at] = over.get(below[0].at, "") + COMBINING[accent.text]
+            over[accent.at] = ""
     out: list[Glyph] = []
     for glyph in run:
-        if over.get(glyph.index) == "":
+        if over.get(glyph.at) == "":
             while out and out[-1].text == " ":
                 out.pop()
         else:
-            out.append(glyph._replace(text=glyph.text + over.get(glyph.index, "")))
+            out.append(glyph._replace(text=glyph.text + over.get(glyph.at, "")))
     return out

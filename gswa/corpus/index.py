@@ -71,7 +71,9 @@ def read_documents(parsed: Path) -> Iterator[Document]:
 
 def check_parser(parser: str) -> None:
     if parser == "unstructured":
-        raise ConfigError("--parser unstructured: not built into this version; leave it out, the built-in readers take PDF, DOCX, TXT and MD")
+        raise ConfigError(
+            "--parser unstructured: not built into this version; leave it out, the built-in readers take PDF, DOCX, TXT and MD"
+        )
     if parser == "pymupdf" and util.find_spec("pymupdf") is None:
         raise ConfigError('--parser pymupdf: PyMuPDF is not installed; pip install "gswa[pymupdf]", or leave it out')
     if parser not in ("auto", "pymupdf"):

@@ -19,6 +19,7 @@ from gswa.records import Document, Status
 SECONDS = 60
 MEMORY_BYTES = 2 << 30
 FILES_PER_CHILD = 100  # then a fresh one: what a reader leaks goes with it
+TOO_LARGE = f"reading it takes more memory than the {MEMORY_BYTES >> 30} GB it may have"
 AHEAD = 4  # jobs in the queue per child: enough to keep it busy, and the parent's memory does not grow with the corpus
 
 
@@ -40,25 +41,25 @@ class Outcome(NamedTuple):
     paragraphs: int
 
 
-def read_all(jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
-    """Every job's outcome, in the order of the jobs."""
+def read_all(jobs: Sequence[Job], seconds: float = SECONDS, memory: int = MEMORY_BYTES) -> Iterator[tuple[Job, Outcome]]:
+    """Every job's outcome, in the order of the jobs; each may take `seconds`, and its child `memory` bytes."""
     if not jobs:
         return
     from pebble import ProcessPool
 
     children = max(1, min(_cores(), -(-len(jobs) // 3), 16))
-    pool = ProcessPool(max_workers=children, max_tasks=FILES_PER_CHILD, initializer=_confine, context=_FreshContext())
+    pool = ProcessPool(max_workers=children, max_tasks=FILES_PER_CHILD, initializer=_confine, initargs=(memory,), context=_FreshContext())
     waiting: deque[tuple[Job, Future[Outcome]]] = deque()
     try:
         for job in jobs:
-            waiting.append((job, pool.schedule(_work, args=[job], timeout=SECONDS)))
+            waiting.append((job, pool.schedule(_work, args=[job], timeout=seconds)))
             if len(waiting) >= AHEAD * children:
-                yield _result(*waiting.popleft())
+                yield _result(*waiting.popleft(), seconds)
         while waiting:
-            yield _result(*waiting.popleft())
-        pool.close()
+            yield _result(*waiting.popleft(), seconds)
+        pool.close()  # type: ignore[no-untyped-call]  # Pebble annotates half of its methods
     except BaseException:
-        pool.stop()
+        pool.stop()  # type: ignore[no-untyped-call]
         raise
     finally:
         pool.join()
@@ -72,7 +73,7 @@ def _work(job: Job) -> Outcome:
     try:
         return _outcome(read_file(*job))
     except MemoryError:
-        return _outcome(_failed(job, "out_of_memory", f"reading it takes more than {MEMORY_BYTES >> 30} GB of memory"))
+        return _outcome(_failed(job, "out_of_memory", TOO_LARGE))
 
 
 def _outcome(document: Document) -> Outcome:
@@ -85,16 +86,18 @@ def _failed(job: Job, status: Status, reason: str) -> Document:
     return set_aside(job.source, job.sha256, status, f"{reason}; make the file anew or leave it out")
 
 
-def _result(job: Job, future: "Future[Outcome]") -> tuple[Job, Outcome]:
+def _result(job: Job, future: "Future[Outcome]", seconds: float) -> tuple[Job, Outcome]:
     from pebble import ProcessExpired
 
     try:
         return job, future.result()
     except TimeoutError:
-        failed = _failed(job, "timeout", f"reading it takes longer than {SECONDS} s")
+        failed = _failed(job, "timeout", f"reading it takes longer than {seconds:g} s")
+    except MemoryError:
+        failed = _failed(job, "out_of_memory", TOO_LARGE)
     except ProcessExpired as error:
         failed = _died(job, int(error.exitcode or 0))
-    except Exception as error:  # a fault of ours that this file shows: it must not cost the others
+    except Exception as error:  # noqa: BLE001 - a fault of ours that one file shows must not cost the others
         failed = _failed(job, "crashed", f"the reader failed on it ({type(error).__name__}: {str(error)[:120]})")
     return job, _outcome(failed)
 
@@ -102,18 +105,18 @@ def _result(job: Job, future: "Future[Outcome]") -> tuple[Job, Outcome]:
 def _died(job: Job, exit_code: int) -> Document:
     """PDFium aborts when an allocation fails; the kernel kills when the machine has no memory left."""
     if -exit_code in (signal.SIGABRT, signal.SIGKILL):
-        return _failed(job, "out_of_memory", f"the reader stopped for want of memory (limit {MEMORY_BYTES >> 30} GB)")
+        return _failed(job, "out_of_memory", TOO_LARGE)
     name = signal.Signals(-exit_code).name if -exit_code in {s.value for s in signal.Signals} else f"exit code {exit_code}"
     return _failed(job, "crashed", f"the reader crashed on it ({name})")
 
 
-def _confine() -> None:
+def _confine(memory: int) -> None:
     """In the child: a limit on memory, no core dump, and nothing printed (C libraries write to stderr as they die)."""
     import resource
 
     for limit in (resource.RLIMIT_AS, resource.RLIMIT_DATA):
         with contextlib.suppress(OSError, ValueError):  # macOS knows the names and refuses the values
-            resource.setrlimit(limit, (MEMORY_BYTES, MEMORY_BYTES))
+            resource.setrlimit(limit, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     silence = os.open(os.devnull, os.O_WRONLY)
     for descriptor in (1, 2):
@@ -124,7 +127,7 @@ class _FreshProcess(SpawnProcess):
     """A spawned child imports its parent's main script anew, and with it Prefect or torch: this one sees an empty script."""
 
     @staticmethod
-    def _Popen(process_obj: Any) -> Any:  # noqa: N802 - the name that multiprocessing calls
+    def _Popen(process_obj: Any) -> Any:
         main = sys.modules["__main__"]
         sys.modules["__main__"] = ModuleType("__main__")
         try:

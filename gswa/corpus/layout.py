@@ -6,13 +6,13 @@ from typing import NamedTuple
 
 from gswa.corpus.columns import reading_order
 from gswa.corpus.furniture import without_furniture, without_line_numbers
-from gswa.corpus.headings import BARE_CAPTION, is_caption, is_known_heading, is_numbered_heading
+from gswa.corpus.headings import BARE_CAPTION, RUN_IN_ABSTRACT, is_caption, is_known_heading, is_numbered_heading
 from gswa.corpus.hyphens import join_lines, vocabulary
-from gswa.corpus.lines import HYPHEN, Line, ends_sentence, merge_rows
+from gswa.corpus.lines import HYPHEN, Line, ends_sentence, merge_rows, overlap_x
 from gswa.corpus.paragraphs import BULLET, Setting, group, leadings
 from gswa.corpus.zones import Draft, Hint
 
-SMALL = 0.88  # of the body's size and less: footnotes, tables, captions
+SMALL = 0.9  # of the body's size and less: footnotes, tables, captions
 SKIPPED: tuple[Hint, ...] = ("caption", "note", "other")
 
 
@@ -47,7 +47,7 @@ def lay_out(pages: list[list[Line]]) -> list[Draft]:
     body, words = _body(everything), vocabulary(line.text for line in everything)
     setting = Setting(body.size, leadings(everything))
     pieces = [Piece(lines, _hint(lines, body)) for page in pages for lines in group(page, setting)]
-    pieces = _without_lone_headings(_with_title(pieces, body))
+    pieces = _without_lone_headings(_with_whole_captions(_with_title(pieces, body), body))
     return [Draft(join_lines((line.text for line in p.lines), words), p.hint, p.lines[0].page) for p in stitch(pieces)]
 
 
@@ -78,13 +78,9 @@ def _looks_like_heading(lines: list[Line], text: str, size: float, body: Body) -
         return False
     if is_numbered_heading(text) and not (ends_sentence(text) and len(text.split()) > 8):
         return True
-    if ends_sentence(text) and not text.endswith("?") or text[:1].islower() or sum(c.isalpha() for c in text) < 0.6 * len(text):
+    if (ends_sentence(text) and not text.endswith("?")) or text[:1].islower() or sum(c.isalpha() for c in text) < 0.6 * len(text):
         return False
-    return (
-        bold
-        or size > 1.08 * body.size
-        or (lines[0].font != body.font and "italic" in lines[0].font.lower() and len(text.split()) <= 10)
-    )
+    return bold or size > 1.08 * body.size or (lines[0].font != body.font and "italic" in lines[0].font.lower() and len(text.split()) <= 10)
 
 
 def _with_title(pieces: list[Piece], body: Body) -> list[Piece]:
@@ -96,7 +92,9 @@ def _with_title(pieces: list[Piece], body: Body) -> list[Piece]:
         return pieces
     marked: list[Piece] = []
     for piece in pieces:
-        is_title = piece.lines[0].page == page and abs(piece.size - largest) < 0.3 and len(piece.text) < 400 and not is_known_heading(piece.text)
+        is_title = (
+            piece.lines[0].page == page and abs(piece.size - largest) < 0.3 and len(piece.text) < 400 and not is_known_heading(piece.text)
+        )
         if is_title and marked and marked[-1].hint == "title":
             marked[-1] = Piece(marked[-1].lines + piece.lines, "title")
         elif is_title and all(earlier.hint != "title" for earlier in marked):
@@ -104,6 +102,21 @@ def _with_title(pieces: list[Piece], body: Body) -> list[Piece]:
         else:
             marked.append(piece)
     return marked
+
+
+def _with_whole_captions(pieces: list[Piece], body: Body) -> list[Piece]:
+    """A caption of several paragraphs: what follows right below it in its own size."""
+    marked: list[Piece] = []
+    for piece in pieces:
+        above = marked[-1] if marked and marked[-1].hint == "caption" and piece.hint in ("", "small") else None
+        marked.append(piece._replace(hint="caption") if above and _is_below(above, piece) and piece.size < 0.97 * body.size else piece)
+    return marked
+
+
+def _is_below(above: Piece, piece: Piece) -> bool:
+    last, first = above.lines[-1], piece.lines[0]
+    near = 0 < last.baseline - first.baseline < 2.5 * first.size and overlap_x(last, first) > 0.3
+    return near and last.page == first.page and abs(above.size - piece.size) < 0.04 * piece.size
 
 
 def _without_lone_headings(pieces: list[Piece]) -> list[Piece]:
@@ -146,13 +159,17 @@ def _open_paragraph(pieces: list[Piece]) -> int | None:
 
 def _is_running_text(piece: Piece) -> bool:
     dense = piece.text.replace(" ", "")
-    return len(piece.text) > 40 and sum(c.isalpha() for c in dense) > 0.6 * len(dense) and (len(piece.lines) > 1 or len(piece.text.split()) >= 7)
+    return (
+        len(piece.text) > 40
+        and sum(c.isalpha() for c in dense) > 0.6 * len(dense)
+        and (len(piece.lines) > 1 or len(piece.text.split()) >= 7)
+    )
 
 
 def _continues(before: Piece, after: Piece, interrupted: bool, indents: bool) -> bool:
     last, first = before.lines[-1], after.lines[0]
     apart = interrupted or last.page != first.page or first.baseline > last.baseline or min(last.x1, first.x1) <= max(last.x0, first.x0)
-    if not apart or abs(before.size - after.size) > 0.1 * before.size:
+    if not apart or abs(before.size - after.size) > 0.06 * before.size or RUN_IN_ABSTRACT.match(after.text):
         return False
     text, start = last.text.strip(), first.text[:1]
     if text.endswith((HYPHEN, "-")):
@@ -161,7 +178,14 @@ def _continues(before: Piece, after: Piece, interrupted: bool, indents: bool) ->
         return start.islower() or (_is_running_text(after) and not BULLET.match(first.text))
     # The sentence ended with the column. Where paragraphs are indented, a line that is not, after one that is full, goes on.
     full = last.width > 0.97 * max(line.width for line in before.lines)
-    return indents and full and not interrupted and len(after.lines) > 1 and len(before.lines) > 1 and abs(first.x0 - after.lines[1].x0) < 0.3 * first.size
+    return (
+        indents
+        and full
+        and not interrupted
+        and len(after.lines) > 1
+        and len(before.lines) > 1
+        and abs(first.x0 - after.lines[1].x0) < 0.3 * first.size
+    )
 
 
 def _share_indented(pieces: list[Piece]) -> float:

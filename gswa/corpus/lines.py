@@ -1,10 +1,13 @@
 """What a page is made of before it has paragraphs: lines with their place, in points, y growing upwards."""
 
 import re
+from collections import Counter
 from typing import NamedTuple
 
 HYPHEN = "\ufffe"  # a hyphen at a line's end, as PDFium and soft hyphens mark it: kept or dropped when lines are joined
-TERMINAL = re.compile(r"[.!?:;。！？：；][\"'”’»)\]]*\s*(?:\[[\d,\s–-]+\]|\d{1,3}(?:[,–-]\d{1,3})*)?$")  # a citation may follow the stop
+STOP = r"[.!?:;。！？：；][\"'”’»)\]]*"
+# A citation may follow the stop: [12], or a superscript number, which reads like the decimals of one ("0.75").
+TERMINAL = re.compile(rf"{STOP}\s*(?:\[[\d,\s–-]+\])?$|(?<=[^\W\d]|[)\]”’%]){STOP}\s*\d{{1,3}}(?:[,–-]\d{{1,3}})*$")
 
 
 class Line(NamedTuple):
@@ -25,6 +28,19 @@ class Line(NamedTuple):
     @property
     def width(self) -> float:
         return self.x1 - self.x0
+
+
+def turned(x: float, y: float, turn: int) -> tuple[float, float]:
+    """The point as a reader sees it who turns the page until text set with `turn` is upright."""
+    return ((x, y), (y, -x), (-x, -y), (-y, x))[turn]
+
+
+def upright(lines: list[Line]) -> list[Line]:
+    """Without the lines that run across most of the page's text, such as a stamp in the margin."""
+    weights: Counter[int] = Counter()
+    for line in lines:
+        weights[line.turn] += len(line.text)
+    return [line for line in lines if line.turn == max(weights, key=lambda turn: weights[turn])]
 
 
 def ends_sentence(text: str) -> bool:

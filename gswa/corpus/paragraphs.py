@@ -23,6 +23,7 @@ class Setting(NamedTuple):
 class Column(NamedTuple):
     left: float
     right: float
+    ragged: bool
 
 
 def leadings(lines: Iterable[Line]) -> dict[float, float]:
@@ -63,8 +64,11 @@ def _column(lines: list[Line], index: int) -> Column:
         if abs(other.x0 - line.x0) < 3 * line.size and abs(other.size - line.size) < 0.1 * line.size
     ]
     left = Counter(round(other.x0) for other in peers).most_common(1)[0][0]
-    right, agree = Counter(round(other.x1 / 3) * 3 for other in peers).most_common(1)[0]
-    return Column(left, right if agree >= 0.4 * len(peers) and agree > 2 else max(other.x1 for other in peers))
+    right, agree = Counter(round(other.x1 / 3) * 3.0 for other in peers).most_common(1)[0]
+    ragged = agree < 0.4 * len(peers) or agree <= 2
+    if ragged:  # one line may overflow the column (a URL, a sequence), so not simply the longest
+        right = sorted(other.x1 for other in peers)[int(0.9 * (len(peers) - 1))]
+    return Column(left, right, ragged)
 
 
 def _begins(paragraph: list[Line], line: Line, before: Column, here: Column, setting: Setting) -> bool:
@@ -82,10 +86,6 @@ def _begins(paragraph: list[Line], line: Line, before: Column, here: Column, set
     return _begins_by_shape(last, line, before, here, step > 1.1 * usual)
 
 
-def _common_size(setting: Setting) -> float:
-    return min(leading) if leading else 1000.0
-
-
 def _changes_weight(last: Line, line: Line) -> bool:
     inside = not ends_sentence(last.text) and line.text[:1].islower()
     return last.bold != line.bold and not inside
@@ -99,16 +99,21 @@ def _begins_by_shape(last: Line, line: Line, before: Column, here: Column, wide_
     ended = ends_sentence(last.text)
     if ended and (wide_step or BULLET.match(line.text) or is_caption(line.text)):
         return True
-    return _ends_early(last, line, before) and (ended or line.text[:1].isupper() or bool(BULLET.match(line.text)))
+    spare = _spare_width(last, line, before)
+    if ended or BULLET.match(line.text):
+        return spare > 0
+    return line.text[:1].isupper() and spare > 0.25 * (before.right - before.left)
 
 
 def _centred(last: Line, line: Line) -> bool:
     return abs((last.x0 + last.x1) - (line.x0 + line.x1)) < 0.25 * line.size and abs(last.x0 - line.x0) > 0.25 * line.size
 
 
-def _ends_early(last: Line, line: Line, column: Column) -> bool:
-    """The next line's first word would still have fitted, so the line was ended on purpose."""
+def _spare_width(last: Line, line: Line, column: Column) -> float:
+    """What would be left if the next line's first word stood on the last one too: more than 0, and the line was ended on purpose."""
     if last.text.endswith(HYPHEN):
-        return False
+        return 0.0
     first = len(line.text.split(" ", 1)[0]) / max(len(line.text), 1) * line.width
-    return column.right - last.x1 > first + 0.75 * line.size
+    # Ragged lines are not filled to the last word that fits: typesetters even them out.
+    slack = 0.1 * (column.right - column.left) if column.ragged else 0.0
+    return column.right - last.x1 - first - 0.75 * line.size - slack

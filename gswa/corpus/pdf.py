@@ -109,7 +109,7 @@ def check_text_layer(pages: Iterable[Iterable[Line]], drawn: bool) -> None:
     unnamed = sum(c == "\ufffd" or "\ue000" <= c <= "\uf8ff" for c in text)
     if not text.strip() and not drawn:
         raise SetAside("empty", "its pages are blank")
-    if len(texts) > 1 and letters < MIN_LETTERS * len(texts) or letters < 3:
+    if (len(texts) > 1 and letters < MIN_LETTERS * len(texts)) or letters < 3:
         raise SetAside("needs_ocr", "it has no text layer (a scan?); run OCR on it, or move it out of the corpus")
     if unnamed > 0.3 * len(text):
         raise SetAside("needs_ocr", "its fonts do not say which letters they hold; run OCR on it, or save it anew from its source")

@@ -5,10 +5,10 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from gswa.corpus.glyphs import BOLD_NAMES, MAX_CHARACTERS, upright
+from gswa.corpus.glyphs import BOLD_NAMES, MAX_CHARACTERS
 from gswa.corpus.guards import SetAside
 from gswa.corpus.layout import lay_out
-from gswa.corpus.lines import HYPHEN, Line
+from gswa.corpus.lines import HYPHEN, Line, turned, upright
 from gswa.corpus.pdf import ENCRYPTED, MAX_PAGES, Reading, check_text_layer
 
 
@@ -30,7 +30,7 @@ def _read(document: Any) -> Reading:
     if document.page_count > MAX_PAGES:
         raise SetAside("too_big", f"{document.page_count:,} pages; up to {MAX_PAGES:,} are read")
     if document.page_count == 0:
-        raise SetAside("empty", "the document has no pages")
+        raise SetAside("corrupt", "it is damaged: not one of its pages was found; make the PDF anew")
     pages = [_page_lines(page) for page in document]
     check_text_layer(pages, drawn=any(page.get_contents() for page in document))
     return Reading(lay_out(pages), document.page_count, "repaired" if document.is_repaired else "ok")
@@ -51,10 +51,8 @@ def _line(line: dict[str, Any], page: int) -> Line:
     text = text[:-1] + HYPHEN if text.endswith("\u00ad") else text
     turn = round(math.atan2(-line["dir"][1], line["dir"][0]) / (math.pi / 2)) % 4
     left, top, right, bottom = line["bbox"]
-    corners = ((left, -bottom), (bottom, left), (-right, top), (-top, -right))[turn]
-    across = ((right, -top), (top, right), (-left, bottom), (-bottom, -left))[turn]
-    (x0, y0), (x1, y1) = ((min(a, b), max(a, b)) for a, b in zip(corners, across, strict=True))
+    (x0, x1), (y0, y1) = (sorted(pair) for pair in zip(turned(left, -bottom, turn), turned(right, -top, turn), strict=True))
     main = max(spans, key=lambda span: len(span["text"]))
-    origins = [_upright(span["origin"], turn) for span in spans]
+    origins = [turned(span["origin"][0], -span["origin"][1], turn)[1] for span in spans]
     bold = all(any(word in span["font"].lower() for word in BOLD_NAMES) or span["flags"] & 16 for span in spans)
     return Line(page, text, x0, y0, x1, y1, statistics.median(origins), main["size"], main["font"], bold, turn)

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 from gswa.corpus.guards import SetAside
@@ -10,7 +11,13 @@ from gswa.corpus.hyphens import join_lines, vocabulary
 from gswa.corpus.lines import ends_sentence
 from gswa.corpus.zones import Draft, Hint
 
-BOMS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe\x00\x00", "utf-32"), (b"\x00\x00\xfe\xff", "utf-32"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
+BOMS = (
+    (b"\xef\xbb\xbf", "utf-8"),
+    (b"\xff\xfe\x00\x00", "utf-32"),
+    (b"\x00\x00\xfe\xff", "utf-32"),
+    (b"\xff\xfe", "utf-16"),
+    (b"\xfe\xff", "utf-16"),
+)
 # Western text first: without this list the detector reads cp1252 as cp1250 and Shift-JIS as cp949.
 CANDIDATES = ["cp1252", "gb18030", "shift_jis", "euc_jp", "big5", "euc_kr", "cp1251"]
 SAMPLE_BYTES = 1 << 20
@@ -42,7 +49,7 @@ def _nearly_utf8(content: bytes) -> str | None:
     """UTF-8 with a few bytes damaged, rather than another encoding throughout."""
     text = content.decode("utf-8", "replace")
     beyond = sum(c > "\x7f" and c != "\ufffd" for c in text)
-    return text if beyond > 10 * text.count("\ufffd") else None
+    return text if beyond > 4 * text.count("\ufffd") else None
 
 
 def _detected(content: bytes) -> str:
@@ -91,7 +98,7 @@ def _full_width(lines: list[str]) -> int:
 def _between_blank_lines(lines: list[str]) -> list[list[str]]:
     """Double-spaced text has a blank line after every line: there, two blank lines part paragraphs."""
     filled = [line for line in lines if line.strip()]
-    pairs = sum(bool(a.strip()) and bool(b.strip()) for a, b in zip(lines, lines[1:], strict=False))
+    pairs = sum(bool(a.strip()) and bool(b.strip()) for a, b in pairwise(lines))
     parting = 2 if _is_wrapped(filled) and pairs < 0.05 * len(filled) and len(filled) > 10 else 1
     blocks: list[list[str]] = [[]]
     blank = 0
@@ -110,7 +117,7 @@ def _by_shape(block: list[str], width: int) -> list[list[str]]:
     """Cut at indented first lines, and after sentences that end a line early."""
     margin = Counter(len(line) - len(line.lstrip()) for line in block).most_common(1)[0][0]
     parts: list[list[str]] = [[block[0]]]
-    for last, line in zip(block, block[1:], strict=False):
+    for last, line in pairwise(block):
         indented = len(line) - len(line.lstrip()) > margin + 1 and len(last) - len(last.lstrip()) <= margin
         early = len(last) + 1 + len(line.split()[0]) < 0.92 * width
         heading = is_known_heading(last) or is_known_heading(line) or (early and is_numbered_heading(last.strip()))
@@ -135,7 +142,12 @@ def looks_like_heading(text: str) -> bool:
 
 def _is_name(text: str) -> bool:
     """Short, begins with a capital, no list of names: "Patients and recruitment"."""
-    return text[0].isupper() and len(text) < 90 and not re.search(r"[,;@|\t=]|\d{4}|\bet al\b", text) and sum(c.isalpha() for c in text) > 0.6 * len(text)
+    return (
+        text[0].isupper()
+        and len(text) < 90
+        and not re.search(r"[,;@|\t=]|\d{4}|\bet al\b", text)
+        and sum(c.isalpha() for c in text) > 0.6 * len(text)
+    )
 
 
 HEADING_MARK = re.compile(r"(#{1,6})\s+(.*?)\s*#*$")

@@ -22,7 +22,8 @@ MIN_WORDS = 20  # of a paragraph that does not end as a sentence
 MIN_WORDS_OF_SENTENCE = 4
 REFERENCE = re.compile(r"(?:\[\d{1,3}\]|\d{1,3}[.)])\s+(?=.{0,400}\b(?:1[89]|20)\d\d\b)\D")
 AFFILIATION = re.compile(
-    r"\b(?:universit\w+|institut\w*|department|dept|school|college|faculty|laborator\w+|hospital|centre|center|academy|division)\b|@", re.IGNORECASE
+    r"\b(?:universit\w+|institut\w*|department|dept|school|college|faculty|laborator\w+|hospital|centre|center|academy|division)\b|@",
+    re.IGNORECASE,
 )
 
 
@@ -68,7 +69,13 @@ def _with_title(drafts: list[Draft]) -> list[Draft]:
         return drafts
     first = drafts[0]
     named = is_known_heading(first.text) or is_numbered_heading(first.text)
-    if first.hint in ("", "heading") and len(drafts) > 1 and 2 <= count_words(first.text) <= 40 and not first.text.endswith(".") and not named:
+    if (
+        first.hint in ("", "heading")
+        and len(drafts) > 1
+        and 2 <= count_words(first.text) <= 40
+        and not first.text.endswith(".")
+        and not named
+    ):
         return [first._replace(hint="title"), *drafts[1:]]
     return drafts
 
@@ -107,6 +114,10 @@ def _is_front_matter(text: str) -> bool:
 def is_prose(text: str) -> bool:
     """Running text that can be read: sentences, mostly of letters, few that no font could name."""
     dense = text.replace(" ", "")
-    if not dense or sum(c.isalpha() for c in dense) < 0.65 * len(dense) or sum(c == "\ufffd" or "\ue000" <= c <= "\uf8ff" for c in dense) > 0.01 * len(dense):
+    if (
+        not dense
+        or sum(c.isalpha() for c in dense) < 0.65 * len(dense)
+        or sum(c == "\ufffd" or "\ue000" <= c <= "\uf8ff" for c in dense) > 0.01 * len(dense)
+    ):
         return False
     return count_words(text) >= (MIN_WORDS_OF_SENTENCE if ends_sentence(text) else MIN_WORDS)

@@ -1,6 +1,5 @@
 """The base model and its adapter, as torch and PEFT hold them."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +35,6 @@ def load_base(model: str, config: RunConfig) -> Any:
 
 
 def _nf4(dtype: torch.dtype) -> Any:
-    if sys.modules.get("bitsandbytes", ...) is None:
-        del sys.modules["bitsandbytes"]
     try:
         import bitsandbytes  # noqa: F401  (asked for before transformers asks, for our message)
     except ImportError as error:

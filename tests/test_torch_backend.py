@@ -1,0 +1,227 @@
+"""The torch backend on the built-in model: parity of what must be equal, and real deaths."""
+
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from gswa.backends.base import load_backend
+from gswa.backends.checkpoint import last_sealed
+from gswa.backends.child import run_child
+from gswa.basemodel import BUILTIN_FOLDER
+from gswa.config import Layer, RunRequest, resolve
+from gswa.dataset import Tokenizer, render
+from gswa.errors import ConfigError, GswaError, Interrupted, OutOfMemory, TrainingError
+from gswa.records import Chunk, Message, TrainJob
+from gswa.rundir import RunDir, write_lines
+
+pytestmark = pytest.mark.backend
+
+WORDS = ["the", "cell", "divides", "and", "we", "measured", "its", "growth", "under", "light", "in", "every", "culture"]
+
+
+def chunk(tokenizer: Tokenizer, number: int, words: int) -> Chunk:
+    text = " ".join(WORDS[(number + i * i) % len(WORDS)] for i in range(words)) + "."
+    messages = (Message(role="user", content="Continue the section."), Message(role="assistant", content=text))
+    rendered = render(tokenizer, messages)
+    return Chunk(id=str(number), messages=messages, span=(0, len(text)), tokens=len(rendered.ids), target_tokens=sum(rendered.mask))
+
+
+@pytest.fixture(scope="session")
+def make_job(tmp_path_factory, tokenizer):
+    """A job on 24 training chunks of 10 to 80 words; 6 optimizer steps of 4."""
+
+    def make(folder: Path | None = None, action: str = "train", **settings) -> TrainJob:
+        run = RunDir.create(folder or tmp_path_factory.mktemp("runs"))
+        for split, numbers in (("train", range(24)), ("valid", range(30, 34)), ("test", range(40, 44))):
+            write_lines(run.chunks(1024) / f"{split}.jsonl", (chunk(tokenizer, n, 10 + 7 * (n % 11)) for n in numbers))
+        defaults = {
+            "batch_size": 2, "gradient_accumulation": 2, "epochs": 1, "learning_rate": 5e-3, "evaluations": 2, "lora_rank": 4,
+        }  # fmt: skip
+        settled = resolve(Layer("test", {**defaults, **settings}))
+        run.write_config(RunRequest(), settled)
+        return TrainJob(action=action, run=run.path, model=str(BUILTIN_FOLDER), data=run.chunks(1024), config=settled.config)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def trained(make_job) -> RunDir:
+    job = make_job()
+    run_child(job)
+    return RunDir(job.run)
+
+
+def losses(run: RunDir) -> list[float]:
+    return [step.train_loss for step in run.steps()]
+
+
+def test_a_run_leaves_steps_evaluations_checkpoints_and_an_adapter(trained):
+    assert [step.step for step in trained.steps()] == [1, 2, 3, 4, 5, 6]
+    assert [e.step for e in trained.evaluations("valid")] == [0, 3, 6]
+    assert [e.step for e in trained.evaluations("test")] == [0, 6]
+    assert last_sealed(trained.checkpoints)
+    assert {path.name for path in trained.adapters.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+    assert losses(trained)[-1] < losses(trained)[0]
+
+
+def test_the_same_seed_gives_the_same_losses_to_the_last_digit(trained, make_job):
+    job = make_job()
+    run_child(job)
+    assert losses(RunDir(job.run)) == losses(trained)
+
+
+@pytest.mark.parametrize(
+    "exact",
+    [{"batch_size": 1, "gradient_accumulation": 4}, {"batch_size": 4, "gradient_accumulation": 1}, {"gradient_checkpointing": True}],
+)
+def test_a_rung_that_is_exact_changes_no_loss(trained, make_job, exact):
+    job = make_job(**exact)
+    run_child(job)
+    assert losses(RunDir(job.run)) == pytest.approx(losses(trained), abs=1e-5)
+
+
+def test_the_evaluation_loss_does_not_depend_on_its_batch(trained, make_job):
+    job = make_job(eval_batch_size=3)
+    run_child(job)
+    assert RunDir(job.run).evaluations("test")[0].eval_loss == pytest.approx(trained.evaluations("test")[0].eval_loss, abs=1e-5)
+
+
+def test_losses_read_back_from_the_adapter_are_those_of_training(trained):
+    job = TrainJob(
+        action="evaluate",
+        run=trained.path,
+        model=str(BUILTIN_FOLDER),
+        data=trained.chunks(1024),
+        config=trained.current_config(),
+        samples=1,
+    )
+    run_child(job)
+    evaluation = trained.evaluation()
+    assert evaluation.test_loss_before == pytest.approx(trained.evaluations("test")[0].eval_loss, abs=1e-6)
+    assert evaluation.test_loss_after == pytest.approx(trained.evaluations("test")[-1].eval_loss, abs=1e-6)
+    assert len(evaluation.samples) == 1
+
+
+def test_a_terminated_run_goes_on_where_it_was_even_with_a_smaller_batch(trained, make_job):
+    job = make_job()
+    run = RunDir(job.run)
+
+    def stop(message: dict) -> None:
+        if isinstance(message.get("step"), dict) and message["step"]["step"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_child(job, stop)
+    reached = run.steps()[-1].step
+    assert 2 <= reached < 6
+    assert last_sealed(run.checkpoints).name == f"checkpoint-{reached}"
+    smaller = job.config.replace(batch_size=1, gradient_accumulation=4)
+    run_child(job.model_copy(update={"config": smaller, "attempt": 2}))
+    assert losses(run) == pytest.approx(losses(trained), abs=1e-5)
+    assert [step.trained_tokens for step in run.steps()] == [step.trained_tokens for step in trained.steps()]
+    assert {step.attempt for step in run.steps()} == {1, 2}
+
+
+def test_sigterm_to_the_child_saves_and_is_told_apart(make_job):
+    job = make_job(epochs=20)
+    run = RunDir(job.run)
+
+    def terminate(message: dict) -> None:
+        if isinstance(message.get("step"), dict) and message["step"]["step"] == 1:
+            os.kill(child_of_this_process(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted) as caught:
+        run_child(job, terminate)
+    assert caught.value.exit_code == 75
+    assert last_sealed(run.checkpoints).name == f"checkpoint-{run.steps()[-1].step}"
+
+
+def test_a_killed_child_is_not_taken_for_out_of_memory(make_job):
+    def kill(message: dict) -> None:
+        if isinstance(message.get("step"), dict):
+            os.kill(child_of_this_process(), signal.SIGKILL)
+
+    with pytest.raises(TrainingError, match="SIGKILL") as caught:
+        run_child(make_job(epochs=20), kill)
+    assert not isinstance(caught.value, OutOfMemory)
+
+
+def test_the_child_does_not_outlive_its_parent(make_job):
+    job = make_job(epochs=200)
+    pid = os.fork()
+    if pid == 0:
+        threading.Thread(target=lambda: run_child(job), daemon=True).start()
+        time.sleep(600)
+    run = RunDir(job.run)
+    deadline = time.monotonic() + 120
+    while not run.steps() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    time.sleep(1.0)
+    reached = len(run.steps())
+    time.sleep(2.0)
+    assert 0 < reached == len(run.steps())
+
+
+def test_a_loss_that_is_no_number_stops_the_run_with_a_message(make_job):
+    with pytest.raises(GswaError, match="the loss became"):
+        run_child(make_job(learning_rate=1e30, epochs=3))
+
+
+def test_a_dry_run_meets_the_longest_rows_and_leaves_no_checkpoint(make_job):
+    job = make_job(action="dry_run").model_copy(update={"max_steps": 2})
+    run_child(job)
+    run = RunDir(job.run)
+    assert len(run.steps()) == 2
+    assert not list(run.checkpoints.glob("*"))
+    assert not run.evaluations()
+
+
+def test_only_the_last_layers_are_adapted_when_asked(make_job):
+    job = make_job(num_layers=1, iters=1, epochs=None)
+    run_child(job)
+    config = json.loads((RunDir(job.run).adapters / "adapter_config.json").read_text())
+    assert config["layers_to_transform"] == [3]
+
+
+def test_a_backend_that_does_not_exist_yet_says_so():
+    with pytest.raises(ConfigError, match="mlx"):
+        load_backend("mlx")
+
+
+def test_the_chunked_loss_and_its_gradient_are_those_of_the_whole_matrix():
+    import torch
+
+    from gswa.backends.torch.loss import ChunkedCrossEntropy
+
+    torch.manual_seed(0)
+    hidden = torch.randn(700, 16, dtype=torch.float64, requires_grad=True)
+    head, targets = torch.randn(50, 16, dtype=torch.float64), torch.randint(0, 50, (700,))
+    whole = torch.nn.functional.cross_entropy(hidden @ head.t(), targets, reduction="sum") / 7
+    (expected,) = torch.autograd.grad(whole, hidden)
+    chunked = ChunkedCrossEntropy.apply(hidden, head, targets, 7)
+    (gradient,) = torch.autograd.grad(chunked, hidden)
+    assert chunked.item() == pytest.approx(whole.item(), rel=1e-6)
+    assert torch.allclose(gradient, expected, atol=1e-6)
+
+
+def test_a_four_bit_base_trains_on_the_cpu_too(make_job, trained):
+    job = make_job(quantization="4bit", iters=2, epochs=None)
+    run_child(job)
+    assert losses(RunDir(job.run)) == pytest.approx(losses(trained)[:2], abs=0.2)
+
+
+def child_of_this_process() -> int:
+    """The one that trains: a child of the preload server, which is a child of ours."""
+    import psutil
+
+    (pid,) = [
+        child.pid for server in psutil.Process().children() if "gswa.backends.preload" in server.cmdline() for child in server.children()
+    ]
+    return pid
