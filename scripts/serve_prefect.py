@@ -5,7 +5,6 @@ whose current folder is the project's. `prefect server start --background` is no
 that died while starting.
 """
 
-import base64
 import contextlib
 import json
 import os
@@ -15,29 +14,29 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import psutil
+from prefect_api import PASSWORD, call, cancel_runs, set_live_runs, worker_answered_since
 
 ROOT = Path(__file__).resolve().parents[1]
 HOME = ROOT / ".prefect"
 STATE = HOME / "serve.json"  # {"url", "server": [pid, started], "worker": [pid, started]}
-PASSWORD = HOME / "password"
 SETTINGS = ROOT / "prefect.toml"
+OURS = "# Written by make serve-prefect, removed by make stop-prefect.\n"
 HOST = "127.0.0.1"
 USUAL_PORT = 4200
 POOL = "gswa-local"
 START_SECONDS = 180  # a first start migrates the database: 16 s on an idle machine, 52 s seen on a busy one
 STOP_SECONDS = 30  # a training that is under way saves a checkpoint first
-LIVE_RUNS = {"flow_runs": {"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}, "deployment_id": {"is_null_": False}}}
 
 
 def start() -> None:
+    if SETTINGS.exists() and not SETTINGS.read_text().startswith(OURS):
+        sys.exit(f"{SETTINGS} was not written by make serve-prefect and would be overwritten; move it away first")
     running = alive_url()
     if running is None:
         stop()
@@ -52,14 +51,15 @@ def start() -> None:
 def stop() -> bool:
     """Whether anything was running. Runs are cancelled first: the worker would kill them outright, and they stay Running for ever."""
     if url := alive_url():
-        cancel_runs(url)
+        cancel_runs(url, STOP_SECONDS)
     processes = [process for name in ("worker", "server") if (process := recorded(name)) is not None]
     for process in processes:
         process.terminate()
         if psutil.wait_procs([process], timeout=STOP_SECONDS)[1]:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-    SETTINGS.unlink(missing_ok=True)
+    if SETTINGS.exists() and SETTINGS.read_text().startswith(OURS):
+        SETTINGS.unlink()
     STATE.unlink(missing_ok=True)
     return bool(processes)
 
@@ -82,7 +82,7 @@ def start_server(port: int) -> str:
     }
     server = spawn("server", url, {f"PREFECT_{name}": value for name, value in settings.items()}, "server", "start")
     wait_for(lambda: call(f"{url}/api/health") is True, server, "server")
-    write_private(SETTINGS, f'# Written by make serve-prefect.\n[api]\nurl = "{url}/api"\nauth_string = "{PASSWORD.read_text()}"\n')
+    write_private(SETTINGS, f'{OURS}[api]\nurl = "{url}/api"\nauth_string = "{PASSWORD.read_text()}"\n')
     return url
 
 
@@ -95,30 +95,11 @@ def start_worker(url: str) -> None:
     set_live_runs(url, "CRASHED")
     set_live_runs(url, "CANCELLED")  # those that were being cancelled may end in no other state
     worker = spawn("worker", url, {}, "worker", "start", "--pool", POOL, "--name", "gswa")
-    wait_for(lambda: worker_answered_since(url, begun), worker, "worker")
+    wait_for(lambda: worker_answered_since(url, POOL, begun), worker, "worker")
 
 
 def deploy() -> None:
     subprocess.run([prefect(), "--no-prompt", "deploy", "--all"], check=True, **quiet())
-
-
-def worker_answered_since(url: str, begun: datetime) -> bool:
-    workers = post(url, f"work_pools/{POOL}/workers/filter", {})
-    return any(datetime.fromisoformat(worker["last_heartbeat_time"]) >= begun for worker in workers)
-
-
-def cancel_runs(url: str) -> None:
-    """End the worker's runs, each with a checkpoint saved; after STOP_SECONDS go on without."""
-    set_live_runs(url, "CANCELLING")
-    deadline = time.monotonic() + STOP_SECONDS
-    while post(url, "flow_runs/filter", LIVE_RUNS) and time.monotonic() < deadline:
-        time.sleep(0.5)
-    set_live_runs(url, "CANCELLED")
-
-
-def set_live_runs(url: str, state: str) -> None:
-    for run in post(url, "flow_runs/filter", LIVE_RUNS):
-        post(url, f"flow_runs/{run['id']}/set_state", {"state": {"type": state, "name": state.capitalize()}})
 
 
 def spawn(name: str, url: str, environment: dict[str, str], *command: str) -> psutil.Process:
@@ -184,20 +165,6 @@ def free_port() -> int:
             probe.bind((HOST, port))
             return int(probe.getsockname()[1])
     sys.exit("no free port on 127.0.0.1")
-
-
-def post(url: str, path: str, content: dict[str, Any]) -> Any:
-    token = call(f"{url}/api/csrf-token?client=serve")["token"]
-    headers = {"Prefect-Csrf-Client": "serve", "Prefect-Csrf-Token": token, "Content-Type": "application/json"}
-    return call(f"{url}/api/{path}", json.dumps(content).encode(), headers)
-
-
-def call(url: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> Any:
-    login = base64.b64encode(PASSWORD.read_bytes()).decode()
-    request = urllib.request.Request(url, body, {"Authorization": f"Basic {login}", **(headers or {})})
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with direct.open(request, timeout=5) as answer:
-        return json.load(answer)
 
 
 def prefect() -> str:

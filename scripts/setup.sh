@@ -18,6 +18,7 @@ USAGE
 }
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$root" # Prefect reads its settings there
 torch_index=https://download.pytorch.org/whl
 micromamba_url=https://github.com/mamba-org/micromamba-releases/releases/latest/download
 want=auto dev=no ask=no if_needed=no check=no explain=no
@@ -147,13 +148,13 @@ micromamba_env() { # Python 3.11 of conda-forge in .venv: complete, without root
 make_env() {
     [ "$env_dir" = "$root/.venv" ] || { suits "$python" || fail "$env_dir holds no Python 3.11 to 3.13" "micromamba create -n gswa python=3.11 -y"; }
     if [ -x "$python" ] && suits "$python"; then return; fi
-    if [ -e "$env_dir" ] && [ ! -e "$env_dir/.gswa-made" ]; then
+    if [ -e "$env_dir" ] && [ ! -e "$env_dir/.gswa-made" ] && [ ! -e "$env_dir/conda-meta" ]; then
         fail "$env_dir exists, was not made here and holds no working Python 3.11 to 3.13" "move it away: mv .venv .venv.old"
     fi
-    mkdir -p "$env_dir" && : >"$env_dir/.gswa-made"
     if [ "$base_python" = micromamba ]; then
-        micromamba_env
+        micromamba_env # wants to make the folder itself
     else
+        mkdir -p "$env_dir" && : >"$env_dir/.gswa-made"
         "$base_python" -m venv "$env_dir" || fail "$base_python could not make $env_dir" "see its message above"
     fi
 }
@@ -196,8 +197,10 @@ requirement_files() {
 
 verify() {
     "$python" - "$variant" "$root"/requirements <<'PY' || fail "the environment is not right (above)" "run this again; if it stays so: rm -rf .venv and once more"
-import importlib, importlib.metadata, re, sys
+import importlib, importlib.metadata, logging, re, sys
 from pathlib import Path
+
+logging.disable(logging.WARNING)  # what libraries remark while they are imported
 
 variant, folder = sys.argv[1], Path(sys.argv[2])
 pins = dict(re.findall(r"^([\w.-]+)==([^\s;]+)", (folder / "common.txt").read_text() + (folder / "torch.txt").read_text(), re.M))

@@ -131,4 +131,4 @@ def test_an_atomic_write_leaves_the_old_file_when_it_fails(tmp_path):
     with pytest.raises(UnicodeEncodeError):
         write_atomically(file, "\ud800")
     assert file.read_text() == "old"
-    assert os.listdir(tmp_path) == ["a.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]

@@ -4,11 +4,11 @@ import difflib
 import errno
 import json
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 
 from gswa.config import BUILTIN_MODEL
 from gswa.errors import ConfigError
+from gswa.profiles import APPLE_MODELS, MODELS
 
 log = logging.getLogger("gswa")
 
@@ -21,10 +21,10 @@ HUB_FILES_LEFT = ["*/*", "consolidated*"]
 HUB_TIMEOUT = 5.0  # seconds
 
 
-def resolve_model(model_id: str, *, allow_download: bool = True, known: Sequence[str] = (), timeout: float = HUB_TIMEOUT) -> Path:
+def resolve_model(model_id: str, *, allow_download: bool = True, timeout: float = HUB_TIMEOUT) -> Path:
     """The folder of a base model: the built-in one, a local folder, the Hugging Face cache, then the hub.
 
-    `known` are names to compare a misspelt one with; `timeout` is how many seconds the hub has to answer at all.
+    `timeout` is how many seconds the hub has to answer at all.
     Raises ConfigError with the reason and the way out.
     """
     if model_id == BUILTIN_MODEL:
@@ -41,7 +41,7 @@ def resolve_model(model_id: str, *, allow_download: bool = True, known: Sequence
     cached = _from_cache(model_id)
     if cached and not missing_parts(cached):
         return cached
-    hint = _nearest(model_id, known)
+    hint = _nearest(model_id)
     if not allow_download:
         raise ConfigError(f"model '{model_id}': not on this machine, and downloads are off{hint}; {WAY_OUT}")
     return _from_hub(model_id, hint, timeout)
@@ -71,9 +71,10 @@ def _shards(folder: Path) -> set[str]:
         raise ConfigError(f"{index}: damaged ({error}); download the model again or --model {BUILTIN_MODEL}") from error
 
 
-def _nearest(model_id: str, known: Sequence[str]) -> str:
+def _nearest(model_id: str) -> str:
     """`; did you mean …?` where a known name is close, else nothing. Compared without case and without the owner too."""
-    names = {key.lower(): name for name in (*known, BUILTIN_MODEL) for key in (name.rpartition("/")[2], name)}
+    known = (BUILTIN_MODEL, *(model.model_id for model in (*MODELS, *APPLE_MODELS)))
+    names = {key.lower(): name for name in known for key in (name.rpartition("/")[2], name)}
     close = difflib.get_close_matches(model_id.lower(), names, n=1, cutoff=0.8)
     return f"; did you mean '{names[close[0]]}'?" if close and names[close[0]] != model_id else ""
 

@@ -137,7 +137,9 @@ def fresh_model(tokenizer: Any) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     special: dict[str, Any] = {"bos_token_id": 0, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    return LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), rope_parameters=ROPE, **special, **SHAPE))
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), rope_parameters=ROPE, **special, **SHAPE))
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, 0]  # the end of an answer, or of a plain text
+    return model
 
 
 def _stream(texts: Sequence[str], tokenizer: Any, chance: random.Random) -> tuple[Any, Any]:
@@ -224,10 +226,12 @@ def build(out: Path, cpu_seconds: float = 300, seed: int = 0) -> Built:
     model = fresh_model(tokenizer)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # at this size a second thread mostly waits for the first, and waiting counts as CPU-seconds too
-    steps, tokens = pretrain(model, tokenizer, training, cpu_seconds, seed)
-    torch.set_num_threads(threads)
-    model.half().float()  # what will be stored is what is measured
-    built = Built(steps, tokens, time.process_time() - begun, plain_loss(model.eval(), tokenizer, held_out))
+    try:
+        steps, tokens = pretrain(model, tokenizer, training, cpu_seconds, seed)
+        model.half().float()  # what will be stored is what is measured
+        built = Built(steps, tokens, time.process_time() - begun, plain_loss(model.eval(), tokenizer, held_out))
+    finally:
+        torch.set_num_threads(threads)
     _save(model, tokenizer, out, built)
     return built
 

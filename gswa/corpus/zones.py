@@ -20,6 +20,7 @@ from gswa.records import Block, BlockKind
 Hint = Literal["", "title", "heading", "caption", "reference", "small", "note", "other"]
 MIN_WORDS = 20  # of a paragraph that does not end as a sentence
 MIN_WORDS_OF_SENTENCE = 4
+MAX_FRONT_WORDS = 100  # of a block before the first sentence that is names, not text cut off
 REFERENCE = re.compile(r"(?:\[\d{1,3}\]|\d{1,3}[.)])\s+(?=.{0,400}\b(?:1[89]|20)\d\d\b)\D")
 AFFILIATION = re.compile(
     r"\b(?:universit\w+|institut\w*|department|dept|school|college|faculty|laborator\w+|hospital|centre|center|academy|division)\b|@",
@@ -107,8 +108,8 @@ def _is_reference(text: str) -> bool:
 
 def _is_front_matter(text: str) -> bool:
     """Authors and affiliations: names of institutions, hardly any sentence."""
-    places = len(AFFILIATION.findall(text))
-    return not ends_sentence(text) or places * 25 > count_words(text)
+    places, count = len(AFFILIATION.findall(text)), count_words(text)
+    return (count < MAX_FRONT_WORDS and not ends_sentence(text)) or places * 25 > count
 
 
 def is_prose(text: str) -> bool:

@@ -15,7 +15,7 @@ from gswa.export.card import model_card
 from gswa.export.chat import PROBES, Chat, Render, Turn, recognise, without_generation_marks
 from gswa.export.gguf_writer import base_obstacle, write_adapter, write_base
 from gswa.export.merged import write_merged
-from gswa.export.modelfile import Modelfile
+from gswa.export.modelfile import Modelfile, holdable
 from gswa.export.replay import check_answers
 from gswa.export.verify import check_adapter, check_base, check_merged
 from gswa.records import Example, Record
@@ -57,7 +57,15 @@ def export(run: RunDir, to: Form = "modelfile", ollama_base: str | None = None, 
     """
     adapter = read_adapter(run.adapters)
     model_id = run.current_config().model_id
-    base = read_base(model_id, resolve_model(model_id))
+    report = export_adapter(run, adapter, read_base(model_id, resolve_model(model_id)), to, ollama_base, verify)
+    for note in report.notes:
+        log.warning("export: %s", note)
+    run.update(export={**run.metadata().get("export", {}), to: report.model_dump()})
+    return report
+
+
+def export_adapter(run: RunDir, adapter: Adapter, base: Base, to: Form, ollama_base: str | None, verify: bool) -> ExportReport:
+    """The files themselves: written to a folder beside, read back, then put in place. Raises as `export` does."""
     try:
         with tempfile.TemporaryDirectory(prefix=".export-", dir=run.path) as folder:
             scratch = RunDir(Path(folder))  # laid out like the run
@@ -66,9 +74,7 @@ def export(run: RunDir, to: Form = "modelfile", ollama_base: str | None = None, 
             files = tuple(_put_in_place(scratch.path, run.path))
     except OSError as error:
         raise GswaError(f"{run.path}: the export cannot be written ({error.strerror or error}); free space or make it writable") from error
-    for note in written.notes:
-        log.warning("export: %s", note)
-    report = ExportReport(
+    return ExportReport(
         to=to,
         base_kind=base.kind,
         ollama_base=written.ollama_base,
@@ -77,8 +83,6 @@ def export(run: RunDir, to: Form = "modelfile", ollama_base: str | None = None, 
         verified=bool(checked),
         checked=checked,
     )
-    run.update(export={**run.metadata().get("export", {}), to: report.model_dump()})
-    return report
 
 
 def training_systems(examples: Iterable[Example]) -> set[str]:
@@ -137,8 +141,10 @@ def _beside_own_base(run: RunDir, adapter: Adapter, base: Base, to: Form, folder
 def _modelfile(run: RunDir, adapter: Adapter, base: Base, name: str, folder: Path, chat: Chat | None = None) -> Written:
     config = run.current_config()
     systems = training_systems(run.read_examples("train"))
-    system = systems.pop() if len(systems) == 1 else ""
-    notes = ["training had several system texts, so the Modelfile has none"] if systems else []
+    notes = ["training had several system texts, so the Modelfile has none"] if len(systems) > 1 else []
+    system = "" if notes else "".join(systems)
+    if not holdable(system):
+        notes, system = ['the system text of training has """ in it or " at its end, so the Modelfile has none'], ""
     modelfile = Modelfile(
         run_id=run.id,
         model=base.name,

@@ -1,5 +1,6 @@
 """GGUF files for llama.cpp and Ollama: the adapter, and the base where no library has it."""
 
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,13 +12,16 @@ from gswa.export.bases import Base
 from gswa.export.tokens import Vocabulary, read_vocabulary
 from gswa.export.weights import FLOATS, Array, Stored, stored_tensors, weight_files
 
+# Parameters. llama.cpp multiplies fp16 weights with numbers rounded to fp16, so a base this small is written in fp32: it
+# costs at most 0.4 GB more and gives transformers' answers.
+SMALL = 200_000_000
+
 
 def write_adapter(adapter: Adapter, base: Base, path: Path) -> None:
     """In fp32. llama.cpp scales by alpha / rank, or by 1 where alpha is 0: then the scale is in B."""
     import gguf
 
-    names, architecture = _names(base)
-    writer = gguf.GGUFWriter(str(path), architecture)
+    names, writer = _names(base), gguf.GGUFWriter(str(path), str(base.architecture))
     alpha = adapter.common_alpha()
     writer.add_type(gguf.GGUFType.ADAPTER)
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
@@ -29,7 +33,7 @@ def write_adapter(adapter: Adapter, base: Base, path: Path) -> None:
         name = _gguf_name(names, f"{module}.weight")
         b = pair.b if alpha else pair.b * np.float32(pair.scale)
         writer.add_tensor(f"{name}.lora_a", np.ascontiguousarray(pair.a))
-        writer.add_tensor(f"{name}.lora_b", np.ascontiguousarray(as_llama_cpp_orders(b, f"{module}.weight", base)))
+        writer.add_tensor(f"{name}.lora_b", np.ascontiguousarray(in_llama_cpp_order(b, f"{module}.weight", base)))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -50,38 +54,44 @@ def base_obstacle(base: Base) -> str:
         return "its attention slides"
     if read_vocabulary(base.folder, config["vocab_size"]) is None:
         return "its tokenizer is not a byte-level BPE whose splitting rule llama.cpp has by name"
-    return ""
+    names = _names(base)
+    strange = [name for name in _weights(base) if _name_in(names, name) is None]
+    return f"GGUF has no name for {strange[0]}" if strange else ""
 
 
 def write_base(base: Base, path: Path, chat_template: str, starts_with_bos: bool) -> None:
-    """Weights keep the format they are stored in, vectors are fp32. Raises DataError for a tensor that GGUF has no name for."""
+    """For a base without obstacle. Vectors and small bases are fp32, other weights keep the format they are stored in."""
     import gguf
 
-    names, architecture = _names(base)
-    vocabulary = read_vocabulary(base.folder, base.config["vocab_size"])
-    assert vocabulary is not None, "base_obstacle was not asked"
-    writer = gguf.GGUFWriter(str(path), architecture)
+    writer = gguf.GGUFWriter(str(path), str(base.architecture))
     _add_shape(writer, base)
-    _add_vocabulary(writer, vocabulary, starts_with_bos)
+    vocabulary = read_vocabulary(base.folder, base.config["vocab_size"])
+    if vocabulary is not None:
+        _add_vocabulary(writer, vocabulary, starts_with_bos)
     writer.add_chat_template(chat_template)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    tensors = stored_tensors(weight_files(base.folder))
-    stored = {name: tensor for name, tensor in tensors.items() if not name.endswith("rotary_emb.inv_freq")}
-    formats = {name: _format(tensor) for name, tensor in stored.items()}
-    writer.add_file_type(_file_type({formats[name].gguf_type for name, tensor in stored.items() if len(tensor.shape) > 1}))
+    _write_weights(writer, base)
+    writer.close()
+
+
+def _write_weights(writer: Any, base: Base) -> None:
+    """All names and sizes first, as the format wants it, then one tensor after the other."""
+    names, stored = _names(base), _weights(base)
+    small = sum(math.prod(tensor.shape) for tensor in stored.values()) <= SMALL
+    formats = {name: _format(tensor, small) for name, tensor in stored.items()}
+    writer.add_file_type(_file_type({formats[name].gguf_type.name for name, tensor in stored.items() if len(tensor.shape) > 1}))
     for name, tensor in stored.items():
-        size = formats[name].dtype.itemsize * int(np.prod(tensor.shape))
-        writer.add_tensor_info(_gguf_name(names, name), tensor.shape, formats[name].dtype, size, formats[name].gguf_type)
+        dtype, gguf_type = formats[name]
+        writer.add_tensor_info(_gguf_name(names, name), tensor.shape, dtype, dtype.itemsize * math.prod(tensor.shape), gguf_type)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     for name, tensor in stored.items():
         content = tensor.float32() if formats[name].dtype == np.float32 else tensor.bits()
-        writer.write_tensor_data(np.ascontiguousarray(as_llama_cpp_orders(content, name, base)))
-    writer.close()
+        writer.write_tensor_data(np.ascontiguousarray(in_llama_cpp_order(content, name, base)))
 
 
-def as_llama_cpp_orders(rows: Array, name: str, base: Base) -> Array:
+def in_llama_cpp_order(rows: Array, name: str, base: Base) -> Array:
     """llama.cpp turns neighbouring rows of a llama's query and key heads, transformers turns row i with row i + half."""
     heads = {"q_proj": base.heads[0], "k_proj": base.heads[1]}.get(name.split(".")[-2])
     if base.architecture != "llama" or heads is None:
@@ -94,34 +104,45 @@ class _Format(NamedTuple):
     gguf_type: Any
 
 
-def _format(tensor: Stored) -> _Format:
+def _format(tensor: Stored, small: bool) -> _Format:
     from gguf import GGMLQuantizationType
 
     if tensor.dtype not in FLOATS:
         tensor.bits()  # raises with the reason
-    kept = tensor.dtype if len(tensor.shape) > 1 else "F32"
+    kept = "F32" if small or len(tensor.shape) == 1 else tensor.dtype
     return _Format(FLOATS[kept], GGMLQuantizationType[kept])
 
 
-def _file_type(types: set[Any]) -> Any:
-    import gguf
+def _file_type(formats: set[str]) -> Any:
+    from gguf import LlamaFileType
 
-    mostly = {"F32": gguf.LlamaFileType.ALL_F32, "F16": gguf.LlamaFileType.MOSTLY_F16, "BF16": gguf.LlamaFileType.MOSTLY_BF16}
-    return mostly[types.pop().name] if len(types) == 1 else gguf.LlamaFileType.MOSTLY_F16
+    one = formats.pop() if len(formats) == 1 else "F16"
+    return LlamaFileType.ALL_F32 if one == "F32" else LlamaFileType[f"MOSTLY_{one}"]
 
 
-def _names(base: Base) -> tuple[Any, str]:
+def _weights(base: Base) -> dict[str, Stored]:
+    """Without the rotary frequencies that old files hold: they follow from the settings."""
+    tensors = stored_tensors(weight_files(base.folder))
+    return {name: tensor for name, tensor in tensors.items() if not name.endswith("rotary_emb.inv_freq")}
+
+
+def _names(base: Base) -> Any:
     import gguf
 
     architecture = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == base.architecture)
-    return gguf.get_tensor_name_map(architecture, base.config["num_hidden_layers"]), str(base.architecture)
+    return gguf.get_tensor_name_map(architecture, base.config["num_hidden_layers"])
+
+
+def _name_in(names: Any, name: str) -> str | None:
+    found: str | None = names.get_name(name, try_suffixes=(".weight", ".bias"))
+    return found
 
 
 def _gguf_name(names: Any, name: str) -> str:
-    found = names.get_name(name, try_suffixes=(".weight", ".bias"))
+    found = _name_in(names, name)
     if found is None:
         raise DataError(f"{name}: GGUF has no name for this tensor; use the PEFT files with transformers or vLLM")
-    return str(found)
+    return found
 
 
 def _slides(config: dict[str, Any]) -> bool:

@@ -41,10 +41,12 @@ class Modelfile(NamedTuple):
         return "\n".join(lines) + "\n"
 
 
+def holdable(text: str) -> bool:
+    """Whether a Modelfile can quote the text."""
+    return '"""' not in text and not text.endswith('"')
+
+
 def quoted(text: str) -> str:
-    """Raises ConfigError for a text that a Modelfile cannot hold."""
-    if '"""' in text or text.endswith('"'):
-        raise ConfigError('a Modelfile cannot hold a system text with """ in it or " at its end; change the system text and train again')
     return f'"""{text}"""'
 
 

@@ -31,6 +31,12 @@ def load_base(model: str, config: RunConfig) -> Any:
     )
     base.config.use_cache = False  # with a cache, packed rows leak into each other silently
     base.requires_grad_(False)
+    if quantization is not None:
+        for module in base.modules():
+            # bitsandbytes 0.50 repacks a layer for inference when a CPU with AVX512-BF16 evaluates it, and never back: every
+            # gradient after the first evaluation would be wrong, without a word.
+            if hasattr(module, "support_avx512bf16_for_cpu"):
+                module.support_avx512bf16_for_cpu = False
     return base
 
 
@@ -56,12 +62,19 @@ def add_adapter(base: Any, config: RunConfig) -> Any:
         r=config.lora_rank,
         lora_alpha=config.alpha,  # type: ignore[arg-type]  # PEFT's annotation says int, its arithmetic does not
         lora_dropout=config.lora_dropout,
-        target_modules="all-linear",
+        target_modules=_linear_names(base),
         layers_to_transform=layers,
         bias="none",
         task_type="CAUSAL_LM",
     )
     return get_peft_model(base, lora)
+
+
+def _linear_names(base: Any) -> list[str]:
+    """q_proj, gate_proj … of the blocks: all linear layers but the head. PEFT's own "all-linear" cannot be kept to some layers."""
+    head = base.get_output_embeddings()
+    linear = (torch.nn.Linear,)  # bitsandbytes' layers are among them
+    return sorted({name.rpartition(".")[2] for name, module in base.named_modules() if isinstance(module, linear) and module is not head})
 
 
 def load_adapter(base: Any, folder: Path) -> Any:
