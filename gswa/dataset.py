@@ -1,13 +1,12 @@
-"""What a batch is, the same for every backend: one chat rendering, its loss mask, and the order of the steps.
+"""One chat rendering for every backend, and its loss mask.
 
 messages   user: Hi    assistant: Yes
 rendered   <|im_start|>user\\nHi<|im_end|>\\n<|im_start|>assistant\\nYes<|im_end|>\\n
 mask       ................................................................++++++++++..      + carries loss
 """
 
-import random
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,8 +15,6 @@ from gswa.records import Message
 
 Tokenizer = Any  # transformers' PreTrainedTokenizerFast; its import costs a second, so that only load_tokenizer pays
 
-# Length-grouped batches are cut from windows of this many steps: wide enough to pad under 2 %, narrow enough to stay random.
-WINDOW_STEPS = 8
 PLACE_HOLDER = "\ue000"  # private use: no template and no paper says it
 
 
@@ -119,46 +116,3 @@ def _encode(tokenizer: Tokenizer, text: str, plain: Iterable[tuple[int, int]]) -
 def _special_pattern(tokenizer: Tokenizer) -> re.Pattern[str]:
     literals = sorted((t for t in tokenizer.get_added_vocab() if len(t) > 1), key=len, reverse=True)
     return re.compile("|".join(map(re.escape, literals)) or r"(?!)")
-
-
-# -- the order of the steps ----------------------------------------------------------------------------------------------
-def plan_steps(
-    lengths: Sequence[int], weights: Sequence[float], effective_batch: int, *, epochs: float | None, iters: int | None, seed: int
-) -> list[list[int]]:
-    """Which chunks (by index) each optimizer step sees: the same for every micro-batch size.
-
-    Chunks of like length share a step, so that little is padded; an epoch's remainder opens the next epoch, so that only
-    the last step can be short. A chunk of weight w stands w times in an epoch on average: see `repeats`.
-    """
-    steps: list[list[int]] = []
-    carry: list[int] = []
-    epoch = 0
-    while iters is not None or epoch < (epochs or 0):
-        order = repeats(weights, epoch)
-        random.Random(f"{seed}:{epoch}").shuffle(order)
-        if iters is None and epochs is not None and epochs - epoch < 1:
-            order = order[: max(1, round(len(order) * (epochs - epoch)))]
-        pool = carry + order
-        full = len(pool) - len(pool) % effective_batch
-        steps += _length_grouped(pool[:full], lengths, effective_batch, random.Random(f"{seed}:{epoch}:steps"))
-        carry = pool[full:]
-        epoch += 1
-        if iters is not None and len(steps) >= iters:
-            return steps[:iters]
-    return [*steps, sorted(carry, key=lambda i: lengths[i])] if carry else steps
-
-
-def repeats(weights: Sequence[float], epoch: int) -> list[int]:
-    """Indices, each as often as its weight asks, exact over the epochs: 2.5 is 3 times, then 2, then 3 …"""
-    counts = (int(weight * (epoch + 1) + 0.5) - int(weight * epoch + 0.5) for weight in weights)
-    return [i for i, count in enumerate(counts) for _ in range(count)]
-
-
-def _length_grouped(pool: list[int], lengths: Sequence[int], effective_batch: int, rng: random.Random) -> Iterator[list[int]]:
-    window = effective_batch * WINDOW_STEPS
-    steps = []
-    for start in range(0, len(pool), window):
-        part = sorted(pool[start : start + window], key=lambda i: lengths[i])
-        steps += [part[i : i + effective_batch] for i in range(0, len(part), effective_batch)]
-    rng.shuffle(steps)
-    return iter(steps)

@@ -55,6 +55,23 @@ def divide(example: Example, rules: Rules) -> Divided:
     return Divided(example=example, tokens=tokens, chunks=chunks, reason="" if chunks else NO_ROOM)
 
 
+def divide_span(example: Example, span: Span, rules: Rules) -> Divided:
+    """Chunks of a part of the target, each with its span in the whole of it: what is left to train after the limit fell.
+
+    Unless the part is the beginning, it is asked for as a later part is: by the sentences before it.
+    """
+    start, end = span
+    prompt = example.messages[:-1]
+    if start > 0:
+        prompt = _continuation(
+            example, _context(_measure(example.target, rules), start, max(rules.max_tokens // CONTEXT_SHARE, rules.overlap))
+        )
+    piece = example.model_copy(update={"messages": (*prompt, Message(role="assistant", content=example.target[start:end]))})
+    divided = divide(piece, rules)
+    moved = tuple(chunk.model_copy(update={"span": (chunk.span[0] + start, chunk.span[1] + start)}) for chunk in divided.chunks)
+    return Divided(example=example, tokens=divided.tokens, chunks=moved, reason=divided.reason)
+
+
 # -- the target ----------------------------------------------------------------------------------------------------------
 def _chunks(example: Example, prompt: tuple[Message, ...], rules: Rules) -> tuple[Chunk, ...]:
     """The target in parts that fit, none where that cannot be done.

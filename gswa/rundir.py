@@ -78,6 +78,7 @@ def append_line(path: Path, record: BaseModel) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # until the close: between the look at the end and the write
         line = record.model_dump_json(exclude_none=True) + "\n"
         end = os.lseek(descriptor, 0, os.SEEK_END)
         if end and os.pread(descriptor, 1, end - 1) != b"\n":

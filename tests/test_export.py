@@ -10,18 +10,20 @@ import numpy as np
 import pytest
 from chats import chat
 from safetensors.numpy import load_file, save_file
-from small_base import CHATML, HEAD, HEADS, KEY_HEADS, RANK, make_adapter, make_base, make_run, random_weights
+from small_base import CHATML, HEAD, HEADS, KEY_HEADS, LAYERS, RANK, make_adapter, make_base, make_run, random_weights
+from tokenizers import Tokenizer
 
 from gswa.basemodel import BUILTIN_FOLDER
 from gswa.errors import ConfigError, DataError
 from gswa.export import ExportReport, export, export_adapter
 from gswa.export.adapter import read_adapter
-from gswa.export.bases import OLLAMA_LIBRARY, Base, library_model, read_base
+from gswa.export.bases import ARCHITECTURES, OLLAMA_LIBRARY, Base, library_model, read_base
 from gswa.export.card import vllm_rank
 from gswa.export.chat import PROBES, recognise, without_generation_marks
 from gswa.export.gguf_writer import base_obstacle
-from gswa.export.tokens import read_vocabulary, splitting_rule
-from gswa.export.verify import ExportFault
+from gswa.export.replay import tokenize
+from gswa.export.tokens import SPLITTING_RULES, read_vocabulary, splitting_rule
+from gswa.export.verify import ExportFault, gguf_name
 from gswa.records import Message
 from gswa.rundir import RunDir, write_lines
 
@@ -201,6 +203,33 @@ def test_a_tokenizer_whose_splitting_llama_cpp_has_no_name_for_is_an_obstacle(tm
     run = make_run(tmp_path, folder)
     assert "splitting rule" in export(run).notes[0]
     assert not (run.adapters / "Modelfile").exists()
+
+
+@pytest.mark.parametrize("rule", [*SPLITTING_RULES, "digits"])
+def test_the_gguf_alone_gives_the_tokens_of_the_base(tmp_path: Path, rule: str) -> None:
+    folder = make_base(tmp_path / "base")
+    file = folder / "tokenizer.json"
+    first = {"type": "Split", "pattern": {"Regex": rule}, "behavior": "Isolated", "invert": False}
+    if rule == "digits":
+        first = {"type": "Digits", "individual_digits": True}
+    content = json.loads(file.read_text())
+    last = {**content["pre_tokenizer"], "use_regex": rule == "digits"}
+    file.write_text(json.dumps({**content, "pre_tokenizer": {"type": "Sequence", "pretokenizers": [first, last]}}))
+    run = make_run(tmp_path, folder)
+    export(run, "gguf", verify=False)
+    fields = {name: field.contents() for name, field in gguf.GGUFReader(run.adapters / "gswa-base.gguf").fields.items()}
+    assert fields["tokenizer.ggml.pre"] == splitting_rule(json.loads(file.read_text()))
+    text = "<|im_start|>The 1234 rather odd   inner\n\n theses, it's 3.14\u00a0µm!  <|im_end|>\n"
+    assert tokenize(fields, text) == Tokenizer.from_file(str(file)).encode(text).ids
+
+
+@pytest.mark.parametrize("architecture", sorted(set(ARCHITECTURES.values())))
+def test_writer_and_check_know_the_same_layers(architecture: str) -> None:
+    names = gguf.get_tensor_name_map(next(k for k, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture), 2)
+    fused = ("self_attn.qkv_proj", "mlp.gate_up_proj", "self_attn.o_proj", "mlp.down_proj")
+    for layer in fused if architecture == "phi3" else LAYERS:
+        name = f"model.layers.1.{layer}.weight"
+        assert names.get_name(name, try_suffixes=(".weight",)) == gguf_name(name)
 
 
 def test_the_builtin_base_has_no_obstacle() -> None:

@@ -19,7 +19,7 @@ MESSAGES = [
     "[malloc] Unable to allocate 123 bytes",
     "[metal::malloc] Resource limit (499000) exceeded",
     "cudaMallocManaged failed: out of memory",
-    "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes. Error code 12",
+    "[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes. Error code 12",
     "Unable to allocate 3.00 GiB for an array with shape (3,)",
     "MemoryError",
     "terminate called after throwing an instance of 'std::bad_alloc'",

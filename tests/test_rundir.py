@@ -1,5 +1,4 @@
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -69,7 +68,7 @@ def test_the_current_config_is_the_first_with_every_rung_folded_over_it(tmp_path
                 attempt=1,
                 before={"batch_size": before},
                 after={"batch_size": after, "gradient_accumulation": 8 // after},
-            )  # fmt: skip
+            )
         )
     assert run.current_config().batch_size == 2
     assert run.current_config().effective_batch_size == 8

@@ -13,11 +13,14 @@ from gswa.backends.checkpoint import last_sealed
 from gswa.backends.torch.data import Chunks, pad_token
 from gswa.backends.torch.evaluate import answer, held_out_loss
 from gswa.backends.torch.loss import use_chunked_loss
+from gswa.backends.torch.memory import limit_memory
 from gswa.backends.torch.model import add_adapter, load_adapter, load_base
-from gswa.backends.torch.trainer import GswaTrainer, best_step
-from gswa.dataset import Tokenizer, load_tokenizer, plan_steps
+from gswa.backends.torch.rehearsal import rehearse
+from gswa.backends.torch.trainer import GswaTrainer, Schedule, best_step
+from gswa.dataset import Tokenizer, load_tokenizer
 from gswa.errors import DataError, Interrupted
-from gswa.records import SPLITS, Chunk, Evaluation, Sample, Split, TrainJob
+from gswa.order import read_order, read_training_chunks
+from gswa.records import HELD_OUT, Chunk, Evaluation, Sample, Split, TrainJob
 from gswa.rundir import RunDir, read_lines
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -28,13 +31,16 @@ class TorchBackend:
 
     def train(self, job: TrainJob, report: Report) -> dict[str, Any]:
         report.phase("load")
+        limit_memory(job.config)
         trainer = _trainer(job, report)
-        report.total_steps(len(trainer.steps))
+        report.total_steps(len(trainer.schedule.steps))
         run = RunDir(job.run)
         checkpoint = last_sealed(run.checkpoints) if job.action == "train" else None
-        if checkpoint is None and job.action == "train":
-            trainer.held_out("valid")
-            trainer.held_out("test")
+        if job.action == "train":
+            rehearse(trainer)
+            if checkpoint is None:
+                trainer.held_out("valid")
+                trainer.held_out("test")
         report.phase("resume" if checkpoint else "train")
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if report.stop_requested():
@@ -43,10 +49,11 @@ class TorchBackend:
             return {}
         chosen = best_step(run) or trainer.state.global_step
         _choose(trainer, run, chosen)
-        return {"chosen_step": chosen, "total_steps": len(trainer.steps)}
+        return {"chosen_step": chosen, "total_steps": len(trainer.schedule.steps)}
 
     def evaluate(self, job: TrainJob, report: Report) -> Evaluation:
         report.phase("load")
+        limit_memory(job.config)
         set_seed(job.config.seed)
         tokenizer = load_tokenizer(job.model)
         base = load_base(job.model, job.config)
@@ -68,26 +75,23 @@ def _trainer(job: TrainJob, report: Report) -> GswaTrainer:
     config = job.config
     set_seed(config.seed)
     tokenizer = load_tokenizer(job.model)
-    data: dict[Split, Chunks] = {split: _read(job, split, tokenizer) for split in SPLITS}
-    if not len(data["train"]):
-        raise DataError(f"{job.data / 'train.jsonl'}: no chunk to train on")
-    steps = plan_steps(
-        data["train"].lengths,
-        data["train"].weights,
-        config.effective_batch_size,
-        epochs=config.epochs,
-        iters=config.iters,
-        seed=config.seed,
-    )
-    if job.max_steps is not None:
-        # A dry run meets the longest rows first, so that what cannot fit is known within seconds.
-        steps = sorted(steps, key=lambda step: -max(data["train"].lengths[i] for i in step))[: job.max_steps]
+    held_out: dict[Split, Chunks] = {split: _read(job, split, tokenizer) for split in HELD_OUT}
+    data: dict[Split, Chunks] = {"train": Chunks(read_training_chunks(job.data), tokenizer), **held_out}
     base = load_base(job.model, config)
     use_chunked_loss(base)
     model = add_adapter(base, config)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    return GswaTrainer(model, job, report, data, steps, tokenizer)
+    return GswaTrainer(model, job, report, data, _schedule(job, data["train"]), tokenizer)
+
+
+def _schedule(job: TrainJob, train: Chunks) -> Schedule:
+    if job.max_steps is not None:
+        return Schedule.of_dry_run(train.lengths, job.config.effective_batch_size, job.max_steps)
+    order = read_order(job.data)
+    if order is None or not order.steps:
+        raise DataError(f"{job.data}: no step to train; the order of the steps is missing or empty")
+    return Schedule.of_order(order, job.config.effective_batch_size)
 
 
 def _read(job: TrainJob, split: Split, tokenizer: Tokenizer) -> Chunks:

@@ -5,8 +5,27 @@ from pathlib import Path
 
 import torch
 
+from gswa.config import RunConfig
+
 GB = 2**30
+CUDA_CONTEXT_GB = 0.6  # of the driver and its kernels, outside the allocator's count
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def limit_memory(config: RunConfig) -> None:
+    """Hold this process to `memory_limit_gb`: what is beyond it fails as it would on a machine of that size.
+
+    CUDA: a share of the card for the caching allocator, less what the context takes outside it. CPU: the data segment.
+    """
+    if config.memory_limit_gb is None:
+        return
+    if config.device == "cuda":
+        total = torch.cuda.get_device_properties(0).total_memory / GB
+        torch.cuda.set_per_process_memory_fraction(min(1.0, max(0.01, (config.memory_limit_gb - CUDA_CONTEXT_GB) / total)))
+        return
+    torch.ones(1 << 16).sum()  # starts the threads: their stacks would otherwise fail later, and end the process without a word
+    limit = int(config.memory_limit_gb * GB)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 
 def reset_peak(device: str) -> None:

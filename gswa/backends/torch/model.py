@@ -32,7 +32,8 @@ def load_base(model: str, config: RunConfig) -> Any:
     base.config.use_cache = False  # with a cache, packed rows leak into each other silently
     base.requires_grad_(False)
     if quantization is not None:
-        for module in base.modules():
+        modules: list[Any] = list(base.modules())
+        for module in modules:
             # bitsandbytes 0.50 repacks a layer for inference when a CPU with AVX512-BF16 evaluates it, and never back: every
             # gradient after the first evaluation would be wrong, without a word.
             if hasattr(module, "support_avx512bf16_for_cpu"):

@@ -1,10 +1,11 @@
 """Transformers' Trainer, in our order of steps, with our evaluation, records and sealed checkpoints."""
 
+import json
 import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import DataLoader
@@ -18,10 +19,12 @@ from gswa.backends.torch.evaluate import held_out_loss
 from gswa.backends.torch.memory import peak_gb, reserved_gb, reset_peak
 from gswa.dataset import Tokenizer
 from gswa.errors import TrainingError
+from gswa.order import Order
 from gswa.records import EvalMetrics, HeldOut, Split, StepMetrics, TrainJob
 from gswa.rundir import RunDir, now
 
 FLOOR = 0.1  # the learning rate decays to this share of its peak
+LOSS_SHARE = 0.05  # of the run: so much may be lost at most
 
 
 def arguments(job: TrainJob, steps: int) -> TrainingArguments:
@@ -58,29 +61,52 @@ def learning_rate_factor(share: float, warmup: float) -> float:
     return FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
+class Schedule(NamedTuple):
+    """Rows of `train` by optimizer step, with the share of the run and the epochs done after each. The first `start` steps
+    lie behind: an earlier length trained them, and their rows are never read."""
+
+    start: int
+    steps: list[list[int]]
+    shares: list[float]
+    epochs: list[float]
+
+    @classmethod
+    def of_order(cls, order: Order, effective_batch: int) -> "Schedule":
+        behind = order.start
+        steps = [[0] * effective_batch] * behind + [[turn.chunk for turn in step] for step in order.steps]
+        return cls(behind, steps, [order.share_before] * behind + [*order.shares], [0.0] * behind + [*order.epochs])
+
+    @classmethod
+    def of_dry_run(cls, lengths: Sequence[int], effective_batch: int, steps: int) -> "Schedule":
+        """The longest rows first, so that what cannot fit is known within seconds."""
+        rows = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+        cut = [rows[i : i + effective_batch] for i in range(0, len(rows), effective_batch)][:steps]
+        return cls(0, cut, [(n + 1) / len(cut) for n in range(len(cut))], [1.0] * len(cut))
+
+
 class GswaTrainer(Trainer):
-    """`data` holds all splits; `steps` says which rows of `train` each optimizer step sees."""
+    """`data` holds all splits; `schedule` says which rows of `train` each optimizer step sees."""
 
     def __init__(
-        self, model: Any, job: TrainJob, report: Report, data: dict[Split, Chunks], steps: Sequence[Sequence[int]], tokenizer: Tokenizer
+        self, model: Any, job: TrainJob, report: Report, data: dict[Split, Chunks], schedule: Schedule, tokenizer: Tokenizer
     ) -> None:
-        self.job, self.report, self.data, self.steps = job, report, data, steps
+        self.job, self.report, self.data, self.schedule = job, report, data, schedule
         self.pad = pad_token(tokenizer)
         self.tokens = self.cells = 0  # of the step under way: non-padding tokens, and all places of its tensors
         telemetry = Telemetry(self)
-        super().__init__(model=model, args=arguments(job, len(steps)), train_dataset=data["train"], callbacks=[telemetry])
+        super().__init__(model=model, args=arguments(job, len(schedule.steps)), train_dataset=data["train"], callbacks=[telemetry])
         self.remove_callback(PrinterCallback)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        return train_loader(self.data["train"], self.steps, self.job.config.batch_size, self.pad)
+        return train_loader(self.data["train"], self.schedule.steps, self.job.config.batch_size, self.pad)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         if self.lr_scheduler is None:
-            warmup = self.job.config.warmup_ratio
+            warmup, shares = self.job.config.warmup_ratio, self.schedule.shares
             target: Any = optimizer or self.optimizer
             # `done` steps are behind us; the share counts the one under way too, so that the first is not at zero.
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
-                target, lambda done: learning_rate_factor((done + 1) / num_training_steps, warmup)
+                target, lambda done: learning_rate_factor(shares[min(done, len(shares) - 1)], warmup)
             )
             self._created_lr_scheduler = True
         return self.lr_scheduler
@@ -118,17 +144,17 @@ class Telemetry(TrainerCallback):
 
     def __init__(self, trainer: GswaTrainer) -> None:
         self.trainer = trainer
-        self.started = 0.0
-        self.seconds = 0.0
-        self.saved = time.monotonic()
-        self.trained_tokens = 0
         self.run = RunDir(trainer.job.run)
-        steps, wanted = len(trainer.steps), trainer.job.config.evaluations
-        self.due = {round(steps * (i + 1) / wanted) for i in range(wanted)} | {steps}
+        self.real = trainer.job.action == "train"
+        self.started = self.seconds = 0.0
+        self.saved_at, self.saved_share = time.monotonic(), 0.0
+        self.trained_tokens = 0
+        self.due = evaluation_steps(trainer.schedule.shares, trainer.job.config.evaluations)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         earlier = [step for step in self.run.steps() if step.step <= state.global_step]
         self.trained_tokens = earlier[-1].trained_tokens if earlier else 0
+        self.saved_share = self._share(state.global_step)
         reset_peak(self.trainer.job.config.device)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -138,51 +164,74 @@ class Telemetry(TrainerCallback):
         self.seconds = time.perf_counter() - self.started
         if self.trainer.report.stop_requested():
             control.should_save = control.should_training_stop = True
-        if time.monotonic() - self.saved > self.trainer.job.config.checkpoint_seconds:
+        if self.real and (state.global_step in self.due or self._too_much_to_lose(state.global_step)):
             control.should_save = True
-        if self.trainer.job.action == "train" and state.global_step in self.due:
-            control.should_save = True
+
+    def _share(self, step: int) -> float:
+        return self.trainer.schedule.shares[step - 1] if step else 0.0
+
+    def _too_much_to_lose(self, step: int) -> bool:
+        """Whether one step more without a checkpoint could lose over five minutes, or over 5 % of the run."""
+        ahead = self._share(min(step + 1, len(self.trainer.schedule.steps)))
+        waited = time.monotonic() - self.saved_at + self.seconds
+        return ahead - self.saved_share > LOSS_SHARE or waited > self.trainer.job.config.checkpoint_seconds
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if not logs or "loss" not in logs:
             return
-        trainer, device = self.trainer, self.trainer.job.config.device
+        trainer = self.trainer
         if not math.isfinite(logs["loss"]):
+            control.should_save = False
             raise TrainingError(
                 f"the loss became {logs['loss']} at step {state.global_step}; training stopped, and the last checkpoint "
                 "before it stands. Try a lower learning rate"
             )
-        self.trained_tokens += trainer.tokens
-        rows = sum(map(len, trainer.steps[: state.global_step]))
-        trainer.report.step(
-            StepMetrics(
-                step=state.global_step,
-                timestamp=now(),
-                train_loss=logs["loss"],
-                learning_rate=logs["learning_rate"],
-                tokens_per_sec=trainer.tokens / max(self.seconds, 1e-9),
-                peak_memory_gb=peak_gb(device),
-                trained_tokens=self.trained_tokens,
-                grad_norm=logs.get("grad_norm", 0.0),
-                epoch=rows / max(1, len(trainer.data["train"])),
-                attempt=trainer.job.attempt,
-                padding_fraction=1 - trainer.tokens / max(trainer.cells, 1),
-                peak_reserved_gb=reserved_gb(device),
-            )
-        )
+        trainer.report.step(self._metrics(state.global_step, logs))
         trainer.tokens = trainer.cells = 0
-        if trainer.job.action == "train" and state.global_step in self.due:
+        if self.real and state.global_step in self.due:
             trainer.held_out("valid")
-        reset_peak(device)
+        reset_peak(trainer.job.config.device)
         if control.should_save:
             trainer.report.phase("save")
 
+    def _metrics(self, step: int, logs: dict[str, float]) -> StepMetrics:
+        trainer, device = self.trainer, self.trainer.job.config.device
+        self.trained_tokens += trainer.tokens
+        return StepMetrics(
+            step=step,
+            timestamp=now(),
+            train_loss=logs["loss"],
+            learning_rate=logs["learning_rate"],
+            tokens_per_sec=trainer.tokens / max(self.seconds, 1e-9),
+            peak_memory_gb=peak_gb(device),
+            trained_tokens=self.trained_tokens,
+            grad_norm=logs.get("grad_norm", 0.0),
+            epoch=trainer.schedule.epochs[step - 1],
+            attempt=trainer.job.attempt,
+            padding_fraction=1 - trainer.tokens / max(trainer.cells, 1),
+            peak_reserved_gb=reserved_gb(device),
+        )
+
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         folder = Path(args.output_dir)
-        seal(folder / f"checkpoint-{state.global_step}")
+        checkpoint = folder / f"checkpoint-{state.global_step}"
+        cursor = {
+            "step": state.global_step,
+            "max_seq_length": self.trainer.job.config.max_seq_length,
+            "share": self._share(state.global_step),
+        }
+        (checkpoint / "cursor.json").write_text(json.dumps(cursor), encoding="utf-8")
+        seal(checkpoint)
         rotate(folder, best_step(self.run))
-        self.saved = time.monotonic()
+        self.saved_at, self.saved_share = time.monotonic(), self._share(state.global_step)
         self.trainer.report.phase("train")
+
+
+def evaluation_steps(shares: Sequence[float], evaluations: int) -> set[int]:
+    """The first step at or past each tenth (or other part) of the run, and the last one."""
+    wanted = [(i + 1) / evaluations - 1e-9 for i in range(evaluations)]
+    passed = {next((step for step, share in enumerate(shares, 1) if share >= part), len(shares)) for part in wanted}
+    return passed | {len(shares)}
 
 
 def best_step(run: RunDir) -> int | None:

@@ -1,0 +1,69 @@
+"""The worst first: what a run cannot bear is known in its first minute, not at step 600.
+
+The longest training rows, the longest evaluation rows, and a checkpoint saved and loaded, before the first step. Nothing of
+it stays: no gradient, no random number, no file.
+"""
+
+import shutil
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from gswa.backends.torch.data import Chunks, collate
+from gswa.backends.torch.evaluate import autocast
+from gswa.backends.torch.trainer import GswaTrainer
+from gswa.records import HELD_OUT
+from gswa.rundir import RunDir
+
+
+def rehearse(trainer: GswaTrainer) -> None:
+    """Raises what the run would raise later; its phase is reported as the real thing's."""
+    devices = [trainer.model.device] if trainer.job.config.device == "cuda" else []  # type: ignore[union-attr]  # there is a model
+    with torch.random.fork_rng(devices=devices):
+        _training_step(trainer)
+        for split in HELD_OUT:
+            _evaluation_step(trainer, trainer.data[split])
+    _checkpoint(trainer)
+
+
+def _longest(trainer: GswaTrainer, data: Chunks, size: int) -> dict[str, torch.Tensor]:
+    rows = sorted(data.rows, key=lambda row: len(row.ids), reverse=True)[:size]
+    model: Any = trainer.model
+    return {name: tensor.to(model.device) for name, tensor in collate(rows, trainer.pad).items()}
+
+
+def _training_step(trainer: GswaTrainer) -> None:
+    """Forward and backward on the longest micro-batch, with room held for the optimizer's two moments."""
+    config = trainer.job.config
+    model: Any = trainer.model
+    trainer.report.phase("train")
+    moments = [torch.zeros_like(p) for p in model.parameters() if p.requires_grad for _ in range(2)]
+    model.train()
+    with autocast(config):
+        loss = model(**_longest(trainer, trainer.data["train"], config.batch_size), num_items_in_batch=1).loss
+    loss.backward()
+    model.zero_grad(set_to_none=True)
+    del moments
+
+
+def _evaluation_step(trainer: GswaTrainer, data: Chunks) -> None:
+    if not len(data):
+        return
+    model: Any = trainer.model
+    trainer.report.phase("evaluate")
+    model.eval()
+    with torch.no_grad(), autocast(trainer.job.config):
+        model(**_longest(trainer, data, trainer.job.config.eval_batch_size), num_items_in_batch=1)
+
+
+def _checkpoint(trainer: GswaTrainer) -> None:
+    trainer.report.phase("save")
+    folder = RunDir(trainer.job.run).checkpoints / ".rehearsal"
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        trainer.save_model(str(folder))
+        trainer.report.phase("resume")
+        load_file(folder / "adapter_model.safetensors")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

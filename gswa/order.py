@@ -1,0 +1,97 @@
+"""The order of the steps: which chunks each optimizer step of a run sees, the same for every backend and batch size."""
+
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from gswa.records import Chunk, Record
+from gswa.rundir import read_lines
+
+# Length-grouped batches are cut from windows of this many steps: wide enough to pad under 2 %, narrow enough to stay random.
+WINDOW_STEPS = 8
+ORDER_FILE, REST_FILE = "order.json", "rest.jsonl"
+Span = tuple[int, int]
+
+
+class Turn(NamedTuple):
+    """One showing of a chunk: its index in the training file, the epoch (from 0), and which of the epoch's copies of it."""
+
+    chunk: int
+    epoch: int = 0
+    copy: int = 0
+
+
+def shown_in_epoch(weights: Mapping[str, float], epoch: int, epochs: float | None, seed: int) -> list[tuple[str, int]]:
+    """(example, copy) that an epoch shows, in no order: an example of weight 2.5 is there 3 times, then 2, then 3 …
+
+    Of a last, partial epoch the same examples whatever length they are split to. `epochs` None: there is no last one.
+    """
+    counts = {name: int(weight * (epoch + 1) + 0.5) - int(weight * epoch + 0.5) for name, weight in weights.items()}
+    shown = [(name, copy) for name, count in counts.items() for copy in range(count)]
+    share = 1.0 if epochs is None else min(1.0, epochs - epoch)
+    if share < 1:
+        random.Random(f"{seed}:{epoch}:share").shuffle(shown)
+        return shown[: max(1, round(len(shown) * share))]
+    return shown
+
+
+def plan_steps(
+    epochs: Iterable[Sequence[Turn]], lengths: Sequence[int], effective_batch: int, seed: int, steps: int | None = None
+) -> list[list[Turn]]:
+    """Which chunks each optimizer step sees: the same for every micro-batch size.
+
+    Chunks of like length (in tokens, by index) share a step, so that little is padded; an epoch's remainder opens the next
+    epoch, so that only the last step can be short. With `steps` that many and no more, of epochs that need not end.
+    """
+    planned: list[list[Turn]] = []
+    carry: list[Turn] = []
+    for number, turns in enumerate(epochs):
+        order = list(turns)
+        random.Random(f"{seed}:{number}:{len(order)}").shuffle(order)
+        pool = carry + order
+        full = len(pool) - len(pool) % effective_batch
+        planned += _length_grouped(pool[:full], lengths, effective_batch, random.Random(f"{seed}:{number}:steps"))
+        carry = pool[full:]
+        if steps is not None and len(planned) >= steps:
+            return planned[:steps]
+    return [*planned, sorted(carry, key=lambda turn: lengths[turn.chunk])] if carry else planned
+
+
+def _length_grouped(pool: list[Turn], lengths: Sequence[int], effective_batch: int, rng: random.Random) -> list[list[Turn]]:
+    window = effective_batch * WINDOW_STEPS
+    steps = []
+    for start in range(0, len(pool), window):
+        part = sorted(pool[start : start + window], key=lambda turn: lengths[turn.chunk])
+        steps += [part[i : i + effective_batch] for i in range(0, len(part), effective_batch)]
+    rng.shuffle(steps)
+    return steps
+
+
+class Order(Record):
+    """The steps from `start` on. Chunk indices count through train.jsonl and on through rest.jsonl.
+
+    `share_before`: of the run's text, what was trained before `start`; `shares`: what is trained after each step. They
+    count characters of targets, which a new split leaves as they are, or steps where `iters` were asked for; the learning
+    rate depends on them alone. `epochs`: passes over the text done after each step. `lost`: spans that no chunk of this
+    length could hold, with the reason.
+    """
+
+    schema_version: int = 1
+    start: int
+    share_before: float
+    shares: tuple[float, ...]
+    epochs: tuple[float, ...]
+    steps: tuple[tuple[Turn, ...], ...]
+    lost: tuple[tuple[str, Span, str], ...] = ()
+
+
+def read_order(folder: Path) -> Order | None:
+    file = folder / ORDER_FILE
+    return Order.model_validate_json(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
+def read_training_chunks(folder: Path) -> Iterator[Chunk]:
+    """train.jsonl, then rest.jsonl, as the indices of an order count them."""
+    for name in ("train.jsonl", REST_FILE):
+        yield from (Chunk.model_validate(line) for line in read_lines(folder / name))

@@ -1,0 +1,45 @@
+from itertools import chain, count
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gswa.order import Turn, plan_steps, shown_in_epoch
+
+lengths = st.lists(st.integers(1, 500), min_size=1, max_size=80)
+
+
+def epochs_of(count: int, epochs: int) -> list[list[Turn]]:
+    return [[Turn(chunk, epoch) for chunk in range(count)] for epoch in range(epochs)]
+
+
+@given(lengths=lengths, effective=st.integers(1, 16), epochs=st.integers(1, 4), seed=st.integers(0, 9))
+def test_every_chunk_is_seen_once_an_epoch_and_only_the_last_step_is_short(lengths, effective, epochs, seed):
+    steps = plan_steps(epochs_of(len(lengths), epochs), lengths, effective, seed)
+    assert sorted(chain.from_iterable(steps)) == sorted(chain.from_iterable(epochs_of(len(lengths), epochs)))
+    assert {len(step) for step in steps[:-1]} <= {effective}
+
+
+@given(lengths=lengths, wanted=st.integers(1, 40))
+def test_a_number_of_steps_is_kept_to(lengths, wanted):
+    assert len(plan_steps((epochs_of(len(lengths), 1)[0] for _ in count()), lengths, 4, 0, steps=wanted)) == wanted
+
+
+def test_the_order_depends_on_the_seed_and_on_nothing_else():
+    plans = [plan_steps(epochs_of(59, 2), range(1, 60), 8, seed) for seed in (1, 1, 2)]
+    assert plans[0] == plans[1] != plans[2]
+
+
+def test_a_weight_is_kept_exactly_over_the_epochs():
+    shown = [shown_in_epoch({"a": 2.5, "b": 1.0, "c": 0.2}, epoch, 10, seed=0) for epoch in range(10)]
+    assert [sum(name == wanted for epoch in shown for name, _ in epoch) for wanted in "abc"] == [25, 10, 2]
+
+
+def test_a_partial_epoch_shows_its_share():
+    assert len(shown_in_epoch({str(n): 1.0 for n in range(100)}, 1, 1.25, seed=0)) == 25
+
+
+def test_rows_of_a_step_are_of_like_length():
+    lengths = [10] * 64 + [500] * 64
+    steps = plan_steps(epochs_of(128, 1), lengths, 8, seed=0)
+    padded = sum(max(lengths[turn.chunk] for turn in step) * len(step) for step in steps)
+    assert sum(lengths) / padded > 0.8
