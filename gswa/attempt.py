@@ -6,11 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 from gswa import chunking
+from gswa.backends.checkpoint import last_sealed, steps_of
 from gswa.backends.child import run_child
 from gswa.basemodel import resolve_model
 from gswa.config import RunConfig
+from gswa.cursor import write_order
 from gswa.errors import OutOfMemory
-from gswa.ladder import next_rung
+from gswa.ladder import Descent, next_rung
 from gswa.records import EvalMetrics, StepMetrics, TrainJob
 from gswa.rundir import OomFallback, RunDir, now
 
@@ -25,15 +27,50 @@ def train(run: RunDir, on_step: Tell = lambda step, total: None) -> None:
     """
     config = run.current_config()
     chunking.chunks(run, config)
+    checkpoint = last_sealed(run.checkpoints)
+    write_order(run, config, start=steps_of(checkpoint) if checkpoint else 0)
     number = run.metadata().get("attempts", 0) + 1
     run.update(attempts=number)
-    result = run_child(job_for(run, config, attempt=number), _listener(run, on_step))
+    try:
+        result = run_child(job_for(run, config, attempt=number), _listener(run, on_step))
+    except OutOfMemory as error:
+        if next_config(config, error) is None:
+            raise OutOfMemory(last_word(run, config, error), error.phase, error.step, error.peak_memory_gb) from error
+        raise
     run.update(**result, trained=now())
     summary = run.summary()
     run.update(
         peak_memory_gb=summary.peak_memory_gb,
         losses=summary.model_dump(include={"train_loss", "valid_loss_before", "valid_loss_after", "test_loss_before", "test_loss_after"}),
     )
+
+
+def next_config(config: RunConfig, error: BaseException) -> Descent | None:
+    """What to try after this death; None for another kind of error, at the foot of the ladder, and where it is switched off."""
+    if not isinstance(error, OutOfMemory) or not config.enable_oom_fallback:
+        return None
+    return next_rung(config, error.phase)
+
+
+def last_word(run: RunDir, config: RunConfig, error: OutOfMemory) -> str:
+    """The one message of a run that memory ended: what was tried, the peak at each rung, and what to do."""
+    settings = ("batch_size", "gradient_accumulation", "eval_batch_size", "max_seq_length", "gradient_checkpointing", "quantization")
+    tried = [(event.attempt, event.phase, event.rung, _gb(event.peak_memory_gb)) for event in run.fallbacks()]
+    lines = [f"out of memory in phase {error.phase} at step {error.step}: {error}"]
+    if not config.enable_oom_fallback:
+        lines.append("Stepping down is switched off (--no-oom-fallback); without that flag smaller settings are tried.")
+    if tried:
+        lines.append("Tried, and the peak of memory at each:")
+        lines += [
+            f"  attempt {attempt}: out of memory in {phase}, peak {peak}; then {rung} was given up" for attempt, phase, rung, peak in tried
+        ]
+    lines.append(f"  last attempt, peak {_gb(error.peak_memory_gb)}: " + ", ".join(f"{name} {getattr(config, name)}" for name in settings))
+    lines.append("What helps: a smaller model (--model), fewer adapted layers (--num-layers), closing other programs, a larger machine.")
+    return "\n".join(lines)
+
+
+def _gb(gigabytes: float | None) -> str:
+    return "not measured" if gigabytes is None else f"{gigabytes:.2f} GB"
 
 
 def evaluate(run: RunDir) -> None:
@@ -72,11 +109,8 @@ def _listener(run: RunDir, on_step: Tell) -> Callable[[dict[str, Any]], None]:
 def step_down(run: RunDir, error: BaseException) -> bool:
     """Answer an attempt's death by the next rung; False where it was not for want of memory, or nothing is left to give up."""
     config = run.current_config()
-    if not isinstance(error, OutOfMemory) or not config.enable_oom_fallback:
-        return False
-    descent = next_rung(config, error.phase)
-    if descent is None:
-        log.error("out of memory, and no rung of the ladder is left: %s", error)
+    descent = next_config(config, error)
+    if not isinstance(error, OutOfMemory) or descent is None:
         return False
     before, after = config.model_dump(), descent.config.model_dump()
     changed = {name: value for name, value in after.items() if value != before[name]}

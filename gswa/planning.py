@@ -68,7 +68,7 @@ def plan_command(request: RunRequest, output: Path | None) -> tuple[Plan, Path]:
     with tempfile.TemporaryDirectory(dir=workspace.plan.parent) as folder:
         run = RunDir.create(Path(folder), request.name)
         write_json(run.request_file, request.model_dump(mode="json"))
-        intake.prepare(run, intake.parse(request))
+        intake.prepare(run, intake.parse(run))
         run.write_config(request, base)
         plan = plan_run(run, base, machine, request)
     write_json(file, plan.model_dump(mode="json"))

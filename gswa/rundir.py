@@ -328,13 +328,12 @@ class RunDir:
         append_line(self.eval_steps_file, evaluation)
 
     def steps(self) -> list[StepMetrics]:
-        """Every optimizer step once, in order; of a step done again after a resume, the later line."""
-        latest = {line["step"]: line for line in read_lines(self.train_steps_file) if "step" in line}
-        return [StepMetrics.model_validate(latest[step]) for step in sorted(latest)]
+        """Every optimizer step once, in order. What a resume went back behind was not kept, so its lines are passed over."""
+        return [StepMetrics.model_validate(line) for line in _still_true(read_lines(self.train_steps_file))]
 
     def evaluations(self, split: HeldOut = "valid") -> list[EvalMetrics]:
-        latest = {line["step"]: line for line in read_lines(self.eval_steps_file) if line.get("split", "valid") == split and "step" in line}
-        return [EvalMetrics.model_validate(latest[step]) for step in sorted(latest)]
+        lines = (line for line in read_lines(self.eval_steps_file) if line.get("split", "valid") == split)
+        return [EvalMetrics.model_validate(line) for line in _still_true(lines)]
 
     # -- records -----------------------------------------------------------------------------------------------------
     def _read(self, path: Path, kind: Any) -> Any:
@@ -390,6 +389,15 @@ class RunDir:
             peak_memory_gb=max(peaks) if peaks else None,
             report=str(self.report_file) if self.report_file.is_file() else None,
         )
+
+
+def _still_true(lines: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    kept: list[dict[str, Any]] = []
+    for line in lines:
+        while kept and kept[-1]["step"] >= line["step"]:
+            kept.pop()
+        kept.append(line)
+    return kept
 
 
 def _at(values: list[float], index: int) -> float | None:

@@ -3,6 +3,7 @@
 import logging
 import subprocess
 from pathlib import Path
+from typing import Any
 
 from gswa.basemodel import resolve_model
 from gswa.config import BUILTIN_MODEL, Layer, RunRequest, Settled, read_config_file, resolve
@@ -58,10 +59,17 @@ def _git_commit() -> str | None:
     return out.stdout.strip() or None
 
 
+def asked(request: RunRequest, name: str) -> Any:
+    """A setting as flag or file give it, before profile and plan are known; None where neither does."""
+    flag = request.settings.model_dump().get(name)
+    if flag is not None or request.config is None:
+        return flag
+    return read_config_file(request.config).values.get(name)
+
+
 def memory_limit_gb(request: RunRequest) -> float | None:
-    """The size of machine to behave as, from flag or file."""
-    file = read_config_file(request.config).values if request.config else {}
-    limit = request.settings.model_dump().get("memory_limit_gb") or file.get("memory_limit_gb")
+    """The size of machine to behave as."""
+    limit = asked(request, "memory_limit_gb")
     return None if limit is None else float(limit)
 
 

@@ -2,7 +2,7 @@
 
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
-from prefect.runtime import flow_run
+from prefect.runtime import deployment, flow_run
 
 from gswa import chunking, intake
 from gswa.config import RunRequest
@@ -13,15 +13,13 @@ from gswa.rundir import RunDir
 
 @task
 def create_run(request: RunRequest) -> RunDir:
-    run = intake.open_run(request)
-    run.update(flow_run_id=flow_run.get_id())
-    return run
+    return intake.open_run(request, flow_run.get_id(), deployment.get_id())
 
 
 @task
 def parse(run: RunDir) -> Corpus | None:
     """`data/corpus/raw` to one record per document; the `corpus` artifact has a row per file."""
-    corpus = intake.parse(intake.request_of(run))
+    corpus = intake.parse(run)
     if corpus is not None:
         create_markdown_artifact((corpus.folder / "report.md").read_text(encoding="utf-8"), key="corpus", description="Files of the corpus")
     return corpus

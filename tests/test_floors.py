@@ -13,10 +13,10 @@ FLOORS = (  # highest first; what stands on one floor may import its neighbours,
     "gswa.train",
     "gswa.planner gswa.planning gswa.attempt gswa.evaluate gswa.report gswa.export gswa.intake gswa.settle gswa.console",
     "gswa.corpus gswa.examples gswa.passages gswa.splits gswa.chunking gswa.parts gswa.spans gswa.sentences gswa.lengths gswa.conservation "
-    "gswa.hardware gswa.nvidia gswa.cgroup gswa.profiles gswa.memory gswa.ladder gswa.basemodel",
+    "gswa.cursor gswa.hardware gswa.nvidia gswa.profiles gswa.memory gswa.ladder gswa.basemodel",
     "gswa.backends",
-    "gswa.dataset gswa.packing",
-    "gswa.rundir gswa.workspace",
+    "gswa.dataset gswa.order gswa.packing",
+    "gswa.rundir gswa.workspace gswa.cgroup",
     "gswa.config gswa.errors gswa.records",
 )
 LEVELS = {name: level for level, floor in enumerate(FLOORS) for name in floor.split()}

@@ -30,13 +30,6 @@ def test_a_name_becomes_part_of_the_folder_and_cannot_leave_it(tmp_path):
     assert run.path.name.endswith("-my-run")
 
 
-def test_a_step_done_again_after_a_resume_is_seen_once(tmp_path):
-    run = RunDir.create(tmp_path)
-    for metrics in (step(1), step(2), step(3), step(2, attempt=2, loss=9.0)):
-        run.append_step(metrics)
-    assert [(metrics.step, metrics.attempt) for metrics in run.steps()] == [(1, 1), (2, 2), (3, 1)]
-
-
 def test_a_torn_line_costs_itself_only(tmp_path):
     run = RunDir.create(tmp_path)
     run.append_step(step(1))
@@ -131,3 +124,10 @@ def test_an_atomic_write_leaves_the_old_file_when_it_fails(tmp_path):
         write_atomically(file, "\ud800")
     assert file.read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_steps_that_a_resume_went_back_behind_are_gone(tmp_path):
+    run = RunDir.create(tmp_path)
+    for metrics in (step(1), step(2), step(3), step(4), step(2, attempt=2)):
+        run.append_step(metrics)
+    assert [(metrics.step, metrics.attempt) for metrics in run.steps()] == [(1, 1), (2, 2)]

@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from gswa.backends.base import PRELOAD
+from gswa.backends.evidence import Evidence
 from gswa.backends.oom import STDERR_TAIL, signature_in
 from gswa.backends.worker import EXIT_STOPPED
 from gswa.errors import GswaError, Interrupted, OutOfMemory, TrainingError
 from gswa.records import TrainJob
 from gswa.rundir import RunDir
 
+SAMPLE_SECONDS = 1.0  # between looks at a living child's memory
 GRACE = 30.0  # seconds that a child has to save its checkpoint after SIGTERM
 
 Message = dict[str, Any]
@@ -100,8 +102,9 @@ def run_child(job: TrainJob, on_message: Callable[[Message], None] = lambda _: N
         job_file.write_text(job.model_dump_json(), encoding="utf-8")
         server = preload(job.config.backend, job.config.quantization)
         child, messages, lifeline = _start(server, job_file, output.fileno())
+        evidence = Evidence(child)
         last: Message = {}
-        lines = _read(messages, server)  # held by name: closed before the child has ended, its last words would break its pipe
+        lines = _read(messages, server, evidence)  # held by name: closed before the child has ended, its last words would break its pipe
         try:
             for message in lines:
                 last = {**last, **message}
@@ -113,7 +116,7 @@ def run_child(job: TrainJob, on_message: Callable[[Message], None] = lambda _: N
         finally:
             os.close(lifeline)
             lines.close()
-    return _result(last, code, _tail(log, start))
+    return _result(last, code, _tail(log, start), evidence)
 
 
 def _start(server: Preload, job_file: Path, output: int) -> tuple[int, int, int]:
@@ -134,14 +137,17 @@ def _start(server: Preload, job_file: Path, output: int) -> tuple[int, int, int]
         os.close(lifeline_out)
 
 
-def _read(descriptor: int, server: Preload) -> Generator[Message, None, None]:
+def _read(descriptor: int, server: Preload, evidence: Evidence) -> Generator[Message, None, None]:
     """The child's messages until it has ended. The server's end, seen while waiting, is the child's end too."""
     buffer = b""
+    sampled = 0.0
     with selectors.DefaultSelector() as ready, os.fdopen(descriptor, "rb", buffering=0) as pipe:
         ready.register(pipe, selectors.EVENT_READ)
         while True:
-            ready.select(timeout=1.0)
-            if not ready.select(timeout=0):
+            if time.monotonic() - sampled >= SAMPLE_SECONDS:
+                evidence.sample()
+                sampled = time.monotonic()
+            if not ready.select(timeout=SAMPLE_SECONDS):
                 if not server.alive:
                     raise TrainingError("the preload server was killed; what the last checkpoint holds is kept")
                 continue
@@ -192,7 +198,7 @@ def _tail(log: Path, start: int) -> str:
         return file.read().decode(errors="replace")
 
 
-def _result(last: Message, code: int, output: str) -> dict[str, Any]:
+def _result(last: Message, code: int, output: str, evidence: Evidence) -> dict[str, Any]:
     """What the child's last words, its exit code and its output mean."""
     outcome = last.get("outcome")
     if outcome == "done" and code == 0:
@@ -211,9 +217,12 @@ def _result(last: Message, code: int, output: str) -> dict[str, Any]:
             raise error
         raise TrainingError(f"training failed while in phase {phase} after step {step}: {last['error']}")
     # It ended without a word: a signal, or a library that calls exit() itself.
+    peak = max(last.get("peak_memory_gb") or 0.0, evidence.peak_gb) or None
     seen = signature_in(output)
     if seen is not None:
-        raise OutOfMemory(f"out of memory ({seen.source}), the process ended with {_name(code)}", phase, step)
+        raise OutOfMemory(f"out of memory ({seen.source}), the process ended with {_name(code)}", phase, step, peak)
+    if code == -signal.SIGKILL and (why := evidence.of_oom()):
+        raise OutOfMemory(f"killed by the kernel for want of memory: {why}", phase, step, peak)
     raise TrainingError(f"the training process ended with {_name(code)} in phase {phase} after step {step}; its output is in the log")
 
 

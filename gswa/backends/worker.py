@@ -4,30 +4,35 @@ It writes train_steps.jsonl and eval_steps.jsonl itself, and sends one JSON line
 MESSAGES descriptor. LIFELINE is a pipe that only the parent can write: its end means that the parent is gone.
 """
 
+import fcntl
 import json
 import os
 import signal
 import threading
+import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from gswa.backends.base import load_backend
 from gswa.backends.oom import is_oom
-from gswa.errors import GswaError, Interrupted, Phase
+from gswa.errors import ConfigError, GswaError, Interrupted, Phase
 from gswa.records import EvalMetrics, StepMetrics, TrainJob
 from gswa.rundir import RunDir, write_json
 
 EXIT_OOM = 42
 EXIT_ERROR = 1
 EXIT_STOPPED = 75
+LOCK_SECONDS = 10.0  # a child whose parent was killed needs a moment to go
 
 
 class Messages:
     """The child's side of `gswa.backends.base.Report`."""
 
     def __init__(self, run: RunDir, descriptor: int) -> None:
-        self._run, self._descriptor = run, descriptor
+        self.run, self._descriptor = run, descriptor
         self._stop = threading.Event()
         self.current_phase: Phase = "load"
         self.current_step = 0
@@ -44,13 +49,13 @@ class Messages:
         self.send(total_steps=steps)
 
     def step(self, metrics: StepMetrics) -> None:
-        self._run.append_step(metrics)
+        self.run.append_step(metrics)
         self.current_step = metrics.step
         self._saw_peak(metrics.peak_memory_gb)
         self.send(step=metrics.model_dump())
 
     def evaluation(self, metrics: EvalMetrics) -> None:
-        self._run.append_eval(metrics)
+        self.run.append_eval(metrics)
         self._saw_peak(metrics.peak_memory_gb)
         self.send(evaluation=metrics.model_dump())
 
@@ -71,7 +76,8 @@ def main(job_file: str, messages: str, lifeline: str) -> int:
     signal.signal(signal.SIGTERM, report.request_stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business: it asks us to stop by SIGTERM
     try:
-        report.send(outcome="done", result=_act(job, report))
+        with _only_one(report.run, job):
+            report.send(outcome="done", result=_act(job, report))
         return 0
     except Interrupted as error:
         report.send(outcome="interrupted", error=str(error))
@@ -97,6 +103,22 @@ def _act(job: TrainJob, report: Messages) -> dict[str, Any]:
         write_json(RunDir(job.run).evaluation_file, backend.evaluate(job, report).model_dump())
         return {}
     return backend.train(job, report)
+
+
+@contextmanager
+def _only_one(run: RunDir, job: TrainJob) -> Iterator[None]:
+    """Hold the run against any other process that would train it, though our parent is gone and another one came."""
+    with (run.path / ".training.lock").open("w") as lock:
+        deadline = time.monotonic() + LOCK_SECONDS
+        while job.action == "train":
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    raise ConfigError(f"{run.id}: another process is training this run; wait for it or stop it") from error
+                time.sleep(0.1)
+        yield
 
 
 def _first_line(error: BaseException) -> str:
