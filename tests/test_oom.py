@@ -1,6 +1,6 @@
 import pytest
 
-from gswa.backends.oom import SIGNATURES, is_oom, signature_in
+from gswa.backends.oom import SIGNATURES, UNDER_OUR_LIMIT, is_oom, signature_in
 
 MESSAGES = [
     "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 8.00 GiB",
@@ -45,6 +45,15 @@ LOOK_ALIKES = [
 @pytest.mark.parametrize("text", MESSAGES)
 def test_want_of_memory_is_known_by_its_text(text):
     assert signature_in(f"some line before\n{text}\n")
+
+
+UNDER_LIMIT = ["libgomp: Thread creation failed: Resource temporarily unavailable", "RuntimeError: can't start new thread"]
+
+
+@pytest.mark.parametrize("text", UNDER_LIMIT)
+def test_a_thread_that_cannot_start_is_want_of_memory_under_our_own_limit_only(text):
+    assert signature_in(text) is None
+    assert signature_in(text, limited=True) in UNDER_OUR_LIMIT
 
 
 def test_every_row_of_the_table_is_reached_and_names_its_source():

@@ -116,7 +116,7 @@ def run_child(job: TrainJob, on_message: Callable[[Message], None] = lambda _: N
         finally:
             os.close(lifeline)
             lines.close()
-    return _result(last, code, _tail(log, start), evidence)
+    return _result(last, code, _tail(log, start), evidence, limited=job.config.memory_limit_gb is not None)
 
 
 def _start(server: Preload, job_file: Path, output: int) -> tuple[int, int, int]:
@@ -198,7 +198,7 @@ def _tail(log: Path, start: int) -> str:
         return file.read().decode(errors="replace")
 
 
-def _result(last: Message, code: int, output: str, evidence: Evidence) -> dict[str, Any]:
+def _result(last: Message, code: int, output: str, evidence: Evidence, limited: bool) -> dict[str, Any]:
     """What the child's last words, its exit code and its output mean."""
     outcome = last.get("outcome")
     if outcome == "done" and code == 0:
@@ -218,7 +218,7 @@ def _result(last: Message, code: int, output: str, evidence: Evidence) -> dict[s
         raise TrainingError(f"training failed while in phase {phase} after step {step}: {last['error']}")
     # It ended without a word: a signal, or a library that calls exit() itself.
     peak = max(last.get("peak_memory_gb") or 0.0, evidence.peak_gb) or None
-    seen = signature_in(output)
+    seen = signature_in(output, limited)
     if seen is not None:
         raise OutOfMemory(f"out of memory ({seen.source}), the process ended with {_name(code)}", phase, step, peak)
     if code == -signal.SIGKILL and (why := evidence.of_oom()):

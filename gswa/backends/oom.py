@@ -45,17 +45,23 @@ SIGNATURES = (
     _row("cpu", r"(\[Errno 12\]|Error code 12).*Cannot allocate memory", "errno ENOMEM"),
 )
 
+# A thread's stack is memory too; but only under a limit of our own on the data segment is that why it cannot be had.
+UNDER_OUR_LIMIT = (
+    _row("cpu", r"^libgomp: Thread creation failed: Resource temporarily unavailable", "libgomp: printed, then exit(1)"),
+    _row("cpu", r"RuntimeError: can't start new thread", "Python"),
+)
 
-def signature_in(text: str) -> Signature | None:
-    """The row that a text is an instance of, if any."""
-    return next((row for row in SIGNATURES if row.pattern.search(text)), None)
+
+def signature_in(text: str, limited: bool = False) -> Signature | None:
+    """The row that a text is an instance of, if any; `limited` where we held the process to a memory limit."""
+    return next((row for row in (*SIGNATURES, *(UNDER_OUR_LIMIT if limited else ())) if row.pattern.search(text)), None)
 
 
-def is_oom(error: BaseException) -> bool:
+def is_oom(error: BaseException, limited: bool = False) -> bool:
     """Whether an exception, by its type or its text, is want of memory; its causes are asked too."""
     seen: BaseException | None = error
     while seen is not None:
-        if isinstance(seen, MemoryError) or signature_in(f"{type(seen).__name__}: {seen}") or signature_in(str(seen)):
+        if isinstance(seen, MemoryError) or signature_in(f"{type(seen).__name__}: {seen}", limited) or signature_in(str(seen), limited):
             return True
         seen = seen.__cause__
     return False

@@ -84,7 +84,7 @@ def main(job_file: str, messages: str, lifeline: str) -> int:
         return EXIT_STOPPED
     except BaseException as error:  # noqa: BLE001  (whatever it is, the parent must hear of it; the log gets the whole story)
         traceback.print_exc()
-        oom = is_oom(error)
+        oom = is_oom(error, limited=job.config.memory_limit_gb is not None)
         report.send(
             outcome="out_of_memory" if oom else "error",
             error=_first_line(error),
