@@ -147,9 +147,9 @@ def _read(descriptor: int, server: Preload, evidence: Evidence) -> Generator[Mes
             if time.monotonic() - sampled >= SAMPLE_SECONDS:
                 evidence.sample()
                 sampled = time.monotonic()
-            if not ready.select(timeout=SAMPLE_SECONDS):
                 if not server.alive:
                     raise TrainingError("the preload server was killed; what the last checkpoint holds is kept")
+            if not ready.select(timeout=SAMPLE_SECONDS):
                 continue
             data = pipe.read(65536)
             if not data:
