@@ -67,7 +67,9 @@ stop-prefect: ready ## Stop both
 	@$(PYTHON) scripts/serve_prefect.py stop
 
 ##@ Development
-.PHONY: test check
+.PHONY: test check gpu-check
+gpu-check: ready ## All checks that need a GPU, one JSON line each
+	@$(PYTHON) benchmarks/gpu_check.py
 test: ready-dev ## Run the tests (all but those that need a browser or a GPU)
 	@$(PYTHON) -m pytest
 check: ready-dev ## Lint, format, types, and the floors that imports may not cross
