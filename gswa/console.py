@@ -1,15 +1,25 @@
-"""How the command line shows what the library logs: lines, and one live line for the steps on a terminal."""
+"""How the command line shows things: the library's log, with one live line for the steps on a terminal; tables; a finished run."""
 
 import logging
+import shlex
+import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain, repeat
+from pathlib import Path
+from typing import Any
 
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from gswa.errors import GswaError
+from gswa.rundir import RunDir
+
 SECONDS_BETWEEN_LINES = 5.0  # of progress in a log; on a terminal every step is shown
+NARROWEST = 30  # characters of a wrapped column
 
 
 class Progress(logging.Handler):
@@ -68,3 +78,66 @@ def shown(console: Console) -> Iterator[None]:
         handler.close_live()
         logger.removeHandler(handler)
         logger.setLevel(level)
+
+
+# -- tables ----------------------------------------------------------------------------------------------------------------
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], width: int | None = None) -> list[str]:
+    """Lines of columns two spaces apart. No cell is cut: the last one is wrapped to `width`, where there is one. No header, no line."""
+    cells = [row for row in (header, *rows) if any(row)]
+    widths = [2 + max(map(cell_len, column)) for column in list(zip(*cells, strict=True))[:-1]]
+    lines = []
+    for row in cells:
+        left = "".join(set_cell_size(cell, size) for cell, size in zip(row[:-1], widths, strict=True))
+        room = max(NARROWEST, width - sum(widths)) if width else len(row[-1]) + 1
+        right = textwrap.wrap(row[-1], room, break_long_words=False, break_on_hyphens=False) or [""]
+        lines += [(start + part).rstrip() for start, part in zip(chain([left], repeat(" " * sum(widths))), right, strict=False)]
+    return lines
+
+
+def rows_of(record: Mapping[str, Any]) -> list[list[str]]:
+    """A record's fields in words; what is empty or zero is left out."""
+    return [[name.replace("_", " "), in_words(value)] for name, value in record.items() if value]
+
+
+def in_words(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{in_words(number)} {name}" for name, number in value.items())
+    if isinstance(value, bool) or value is None:
+        return {True: "on", False: "off", None: "unset"}[value]
+    return f"{value:,g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def message(error: BaseException) -> str:
+    if isinstance(error, GswaError):
+        return str(error)
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return f"{type(error).__name__}: {error} (a fault in GSWA; --debug shows where)"
+
+
+# -- a finished run --------------------------------------------------------------------------------------------------------
+def afterwards(run: RunDir) -> list[list[str]]:
+    """Where its adapter and report lie, and what to do with them."""
+    modelfile = run.adapters / "Modelfile"
+    redo = f"none; make it with: python -m gswa.train visualize --run-dir {run.id}"
+    rows = [
+        ["adapter", shown_path(run.adapters)],
+        ["report", shown_path(run.report_file) if run.report_file.is_file() else redo],
+        ["samples", f"python -m gswa.train evaluate --run-dir {run.id}"],
+    ]
+    if modelfile.is_file():
+        rows.append(["use it", f"ollama create gswa-gilles -f {shlex.quote(shown_path(modelfile))} && ollama run gswa-gilles"])
+    return rows
+
+
+def way_on(run: RunDir) -> list[str]:
+    """What to do about a run that did not come to its end."""
+    lines = [f"what training printed: {shown_path(run.output_log)}"] if run.status() == "failed" and run.output_log.is_file() else []
+    if run.status() in ("interrupted", "failed") and run.config_file.is_file():
+        lines.append(f"continue it with: python -m gswa.train resume {run.id}")
+    return lines
+
+
+def shown_path(path: Path) -> str:
+    """Relative to the current folder where it lies below."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

@@ -9,13 +9,37 @@ from pathlib import Path
 from gswa import examples, settle
 from gswa.config import RunConfig, RunRequest
 from gswa.corpus.files import find_files
-from gswa.corpus.index import Corpus, parse_corpus, read_documents
-from gswa.errors import ConfigError
+from gswa.corpus.index import Corpus, check_corpus, parse_corpus, read_documents
+from gswa.disk import check_writable
+from gswa.errors import ConfigError, DataError
 from gswa.records import SPLITS, Example
 from gswa.rundir import RunDir, write_json, write_lines
 from gswa.workspace import Workspace
 
 log = logging.getLogger("gswa")
+
+
+def check(request: RunRequest) -> None:
+    """Raises what can be known before a run is made: no papers or data, a run that cannot be resumed, a folder that cannot be written."""
+    workspace = Workspace()
+    check_writable(workspace.runs)
+    if request.resume:
+        _unfinished(workspace.find_run(request.resume))
+    elif request.data is None:
+        check_corpus(_papers(workspace), request.parser)
+        check_writable(workspace.parsed)
+        check_writable(workspace.training)
+    elif not (request.data / "train.jsonl").is_file():
+        raise DataError(
+            f"{request.data / 'train.jsonl'}: no such file; --data takes a folder of train.jsonl, valid.jsonl and test.jsonl, "
+            "as 'python -m gswa.train prepare' writes them"
+        )
+
+
+def _unfinished(run: RunDir) -> RunDir:
+    if run.status() == "completed":
+        raise ConfigError(f"{run.id}: this run is completed; there is nothing to resume. Its report: {run.report_file}")
+    return run
 
 
 def open_run(request: RunRequest, flow_run: str | None = None, deployment: str | None = None) -> RunDir:
@@ -26,10 +50,7 @@ def open_run(request: RunRequest, flow_run: str | None = None, deployment: str |
     """
     workspace = Workspace()
     if request.resume:
-        run = workspace.find_run(request.resume)
-        if run.status() == "completed":
-            raise ConfigError(f"{run.id}: this run is completed; there is nothing to resume. Its report: {run.report_file}")
-        return run
+        return _unfinished(workspace.find_run(request.resume))
     for run in workspace.run_dirs():
         metadata = run.metadata()
         again = flow_run is not None and metadata.get("flow_run_id") == flow_run
@@ -37,6 +58,7 @@ def open_run(request: RunRequest, flow_run: str | None = None, deployment: str |
         if (again or redeployed) and run.status() in ("created", "interrupted"):
             log.info("continuing run %s", run.path)
             return run
+    check(request)
     run = RunDir.create(workspace.runs, request.name, request.description)
     write_json(run.request_file, request.model_dump(mode="json"))
     run.update(flow_run_id=flow_run, deployment_id=deployment)
@@ -50,10 +72,15 @@ def request_of(run: RunDir) -> RunRequest:
 
 def papers(workspace: Workspace) -> Path:
     """The author's papers, or the sample corpus where there are none yet."""
-    if any(find_files(workspace.corpus)) or not any(find_files(workspace.sample_corpus)):
-        return workspace.corpus
-    log.warning("%s is empty: training on the sample corpus in %s", workspace.corpus, workspace.sample_corpus)
-    return workspace.sample_corpus
+    chosen = _papers(workspace)
+    if chosen == workspace.sample_corpus:
+        log.warning("no papers in %s yet: the sample corpus in %s takes their place", workspace.corpus, chosen)
+    return chosen
+
+
+def _papers(workspace: Workspace) -> Path:
+    own = any(find_files(workspace.corpus)) or not any(find_files(workspace.sample_corpus))
+    return workspace.corpus if own else workspace.sample_corpus
 
 
 def parse(run: RunDir) -> Corpus | None:
@@ -63,8 +90,14 @@ def parse(run: RunDir) -> Corpus | None:
         return None
     workspace = Workspace()
     corpus = parse_corpus(papers(workspace), workspace.parsed, request.parser)
-    log.info("corpus: %d of %d files read, %d set aside", corpus.documents, corpus.files, corpus.set_aside)
+    log.info("corpus: %s", outcome(corpus))
     return corpus
+
+
+def outcome(corpus: Corpus) -> str:
+    """'7 of 8 files read, 1 set aside (each with its reason in …/report.md)'."""
+    aside = f", {corpus.set_aside} set aside (each with its reason in {corpus.folder / 'report.md'})" if corpus.set_aside else ""
+    return f"{corpus.documents} of {corpus.files} files read{aside}"
 
 
 def prepare(run: RunDir, corpus: Corpus | None) -> None:

@@ -7,6 +7,7 @@ from gswa import chunking, hardware, intake, planner, settle
 from gswa.attempt import job_for
 from gswa.backends.child import run_child
 from gswa.config import RunConfig, RunRequest, Settled
+from gswa.disk import check_writable
 from gswa.errors import ConfigError, TrainingError
 from gswa.hardware import Hardware
 from gswa.planner import Measured
@@ -64,6 +65,10 @@ def plan_command(request: RunRequest, output: Path | None) -> tuple[Plan, Path]:
     machine = hardware.probe(settle.memory_limit_gb(request))
     base = settle.settle(request, machine)
     file = output or workspace.plan
+    if file.is_dir():
+        raise ConfigError(f"{file}: a folder; give --output the name of a file")
+    check_writable(file.parent)
+    intake.check(request)
     workspace.plan.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=workspace.plan.parent) as folder:
         run = RunDir.create(Path(folder), request.name)

@@ -2,16 +2,19 @@
 
 import logging
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from gswa.basemodel import resolve_model
-from gswa.config import BUILTIN_MODEL, Layer, RunRequest, Settled, read_config_file, resolve
+from gswa.backends.base import has_backend, load_backend
+from gswa.basemodel import BUILTIN_FOLDER, resolve_model
+from gswa.config import BUILTIN_MODEL, Layer, RunConfig, RunRequest, Settled, read_config_file, resolve
+from gswa.disk import check_room, room_needed_gb
 from gswa.errors import ConfigError
 from gswa.hardware import Hardware
 from gswa.profiles import learning_rate_warning, model_layer, profile_for
 from gswa.records import Plan
-from gswa.rundir import RunDir
+from gswa.rundir import Event, RunDir
 
 log = logging.getLogger("gswa")
 
@@ -19,15 +22,21 @@ log = logging.getLogger("gswa")
 def settle(request: RunRequest, hardware: Hardware, plan: Plan | None = None) -> Settled:
     """built-in default < hardware profile < plan < --config file < command line. Raises ConfigError."""
     profile = profile_for(hardware, memory_safe=request.memory_safe)
+    settled = _merged(profile, request, plan)  # every fault in the settings is told before anything is downloaded
+    if not has_backend(settled.config.backend):
+        load_backend(settled.config.backend)  # says what is missing
+    if settled.origin["model_id"] == profile.origin and _out_of_reach(settled.config.model_id):
+        settled = _merged(Layer(profile.origin, {**profile.values, "model_id": BUILTIN_MODEL}), request, plan)
+    resolve_model(settled.config.model_id)  # unknown or incomplete: said now, not after the papers were read
+    return settled
+
+
+def _merged(profile: Layer, request: RunRequest, plan: Plan | None) -> Settled:
     planned = Layer("plan", plan.chosen or {}) if plan else Layer("plan", {})
     file = read_config_file(request.config) if request.config else Layer("file", {})
     flags = Layer("command line", request.settings.model_dump())
-    asked = flags.values.get("model_id") or file.values.get("model_id")
-    profile = profile if asked else _reachable(profile)
-    model_id = str(asked or profile.values.get("model_id") or BUILTIN_MODEL)
-    settled = resolve(profile, model_layer(model_id), planned, file, flags)
-    resolve_model(settled.config.model_id)  # unknown or incomplete: said now, not after the papers were read
-    return settled
+    model_id = flags.values.get("model_id") or file.values.get("model_id") or profile.values.get("model_id") or BUILTIN_MODEL
+    return resolve(profile, model_layer(str(model_id)), planned, file, flags)
 
 
 def settle_run(run: RunDir, request: RunRequest, hardware: Hardware, plan: Plan | None) -> None:
@@ -35,8 +44,10 @@ def settle_run(run: RunDir, request: RunRequest, hardware: Hardware, plan: Plan 
     if run.config_file.exists():
         return
     settled = settle(request, hardware, plan)
-    run.write_config(request, settled)
     config = settled.config
+    check_disk(config, run.path)
+    run.write_config(request, settled)
+    run.record(Event(event="settled"))  # the first line of the log of configuration changes: from here on it exists
     run.update(model_id=config.model_id, versions=hardware.versions, git_commit=_git_commit())
     if warning := learning_rate_warning(config):
         log.warning("%s", warning)
@@ -45,6 +56,13 @@ def settle_run(run: RunDir, request: RunRequest, hardware: Hardware, plan: Plan 
         config.model_id, config.device, config.batch_size, config.gradient_accumulation, config.max_seq_length,
         config.lora_rank, config.learning_rate,
     )  # fmt: skip
+
+
+def check_disk(config: RunConfig, folder: Path) -> None:
+    """Raises ConfigError where the run would not find room in this folder."""
+    base = resolve_model(config.model_id)
+    hub = base != BUILTIN_FOLDER and not Path(config.model_id).expanduser().is_dir()  # whose base a library has
+    check_room(folder, room_needed_gb(config, base, writes_base=not hub))
 
 
 def _git_commit() -> str | None:
@@ -73,11 +91,12 @@ def memory_limit_gb(request: RunRequest) -> float | None:
     return None if limit is None else float(limit)
 
 
-def _reachable(profile: Layer) -> Layer:
-    """The profile with a model that can be had: without a hub, the built-in one. A model that was asked for is never replaced."""
+@cache  # asked once: each look at a hub that is away costs seconds, and one warning is enough
+def _out_of_reach(model_id: str) -> bool:
+    """Whether the profile's model cannot be had, so that the built-in one takes its place. One that was asked for is never replaced."""
     try:
-        resolve_model(str(profile.values.get("model_id", BUILTIN_MODEL)))
+        resolve_model(model_id)
     except ConfigError as error:
         log.warning("%s\nTraining the built-in model %s instead.", error, BUILTIN_MODEL)
-        return Layer(profile.origin, {**profile.values, "model_id": BUILTIN_MODEL})
-    return profile
+        return True
+    return False

@@ -1,6 +1,5 @@
 """The front door: `python -m gswa.train COMMAND`. A parser and a table of commands; each body lives beside its room."""
 
-import logging
 import os
 import signal
 import sys
@@ -10,10 +9,13 @@ from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
+from rich.text import Text
 from typer.exceptions import TyperException
 
 from gswa.config import RunRequest, Settings, parse_memory
+from gswa.console import afterwards, in_words, message, rows_of, shown, shown_path, table, way_on
 from gswa.errors import ConfigError, GswaError, Interrupted
+from gswa.rundir import RunDir
 
 app = typer.Typer(
     name="gswa.train",
@@ -38,6 +40,7 @@ RunOption = Annotated[Path | None, typer.Option("--run-dir", help="Folder or id 
 def info(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     memory_limit: Limit = None,
+    debug: Debug = False,
 ) -> None:
     """Show hardware, and the settings it would train with."""
     from gswa import hardware
@@ -55,6 +58,7 @@ def info(
 def parse(
     input: Annotated[Path | None, typer.Option("--input", "-i", help="Folder of papers, in place of data/corpus/raw.")] = None,
     parser: Annotated[str, typer.Option("--parser", help="auto, unstructured or pymupdf.")] = "auto",
+    debug: Debug = False,
 ) -> None:
     """Read the papers: PDF, DOCX, TXT and Markdown to paragraphs under headings."""
     from gswa import intake
@@ -63,11 +67,12 @@ def parse(
 
     workspace = Workspace()
     corpus = parse_corpus(input or intake.papers(workspace), workspace.parsed, parser)
-    console.print(f"{corpus.documents} of {corpus.files} files read, {corpus.set_aside} set aside; see {corpus.folder / 'report.md'}")
+    for line in (intake.outcome(corpus), f"written to {corpus.folder}"):
+        console.print(line, markup=False)
 
 
 @app.command()
-def prepare(seed: Annotated[int, typer.Option("--seed", help="Seed of the split.")] = 42) -> None:
+def prepare(seed: Annotated[int, typer.Option("--seed", help="Seed of the split.")] = 42, debug: Debug = False) -> None:
     """Turn the parsed papers into chat examples, split by document."""
     from gswa import examples
     from gswa.corpus.index import read_documents
@@ -75,8 +80,8 @@ def prepare(seed: Annotated[int, typer.Option("--seed", help="Seed of the split.
 
     workspace = Workspace()
     made = examples.prepare(read_documents(workspace.parsed), workspace.training, seed)
-    _table(["examples", ""], [[name, str(value)] for name, value in made.model_dump().items()])
-    console.print(f"written to {workspace.training}")
+    _table(["", ""], rows_of(made.model_dump()))
+    console.print(f"written to {workspace.training}", markup=False)
 
 
 @app.command()
@@ -89,11 +94,15 @@ def preprocess(
     analyze_only: Annotated[bool, typer.Option("--analyze-only", help="Report and write nothing.")] = False,
     report_dir: Annotated[Path | None, typer.Option("--report-dir", help="Folder for preprocess_report.md.")] = None,
     model: Model = None,
+    debug: Debug = False,
 ) -> None:
     """Split long examples so that none is ever cut, and report their lengths."""
+    from rich.markdown import Markdown
+
     from gswa.chunking import preprocess_command
 
-    console.print(preprocess_command(input, output, max_tokens, overlap, strategy, analyze_only, report_dir, model), markup=False)
+    report = preprocess_command(input, output, max_tokens, overlap, strategy, analyze_only, report_dir, model)
+    console.print(Markdown(report) if console.is_terminal else Text(report))
 
 
 @app.command()
@@ -174,7 +183,11 @@ def train(
 @app.command()
 def resume(run: Annotated[str, typer.Argument(help="Id or folder of the run.")], debug: Debug = False) -> None:
     """Continue a run from its last checkpoint."""
-    _run(RunRequest(resume=run))
+    from gswa import intake
+
+    request = RunRequest(resume=run)
+    intake.check(request)
+    _run(request)
 
 
 @app.command()
@@ -184,12 +197,12 @@ def visualize(
     watch: Annotated[bool, typer.Option("--watch", help="Follow a live run.")] = False,
     ascii: Annotated[bool, typer.Option("--ascii", help="Draw the loss in the terminal.")] = False,
     plots: Annotated[str | None, typer.Option("--plots", help="Only these: loss,throughput,memory,length_distribution.")] = None,
+    debug: Debug = False,
 ) -> None:
     """Draw plots and report of a run again."""
     from gswa.report import terminal
-    from gswa.workspace import Workspace
 
-    run = Workspace().find_run(run_dir) if run_dir else Workspace().latest_run()
+    run = _chosen(run_dir, latest)
     if watch:
         for line in terminal.watch(run):
             console.print(line, markup=False)
@@ -200,15 +213,16 @@ def visualize(
 
     written = figures.write_plots(run, plots.split(",")) if plots else [*figures.write_plots(run), page.write_report(run)]
     for path in written:
-        console.print(str(path), markup=False)
+        console.print(f"wrote {shown_path(path)}", markup=False)
 
 
 @app.command("list")
 def list_runs(
-    limit: Annotated[int, typer.Option("--limit", min=1, help="Newest runs only.")] = 20,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many runs.")] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    debug: Debug = False,
 ) -> None:
-    """List recent runs."""
+    """List recent runs, the newest first."""
     from gswa.report.terminal import run_rows
     from gswa.workspace import Workspace
 
@@ -230,10 +244,11 @@ def evaluate(
 ) -> None:
     """Held-out loss before and after, and samples, of the adapter as it lies on disk."""
     from gswa import attempt
+    from gswa.export.adapter import read_adapter
     from gswa.report.terminal import evaluation_text
-    from gswa.workspace import Workspace
 
-    run = Workspace().find_run(run_dir) if run_dir else Workspace().latest_run()
+    run = _chosen(run_dir, latest)
+    read_adapter(run.adapters)  # where there is none, that is the reason, and no library's complaint
     attempt.evaluate(run)
     evaluation = run.evaluation()
     if evaluation is None:
@@ -255,16 +270,15 @@ def export(
 ) -> None:
     """Write the files that Ollama, llama.cpp and vLLM read."""
     from gswa import export as exporting
-    from gswa.workspace import Workspace
 
-    run = Workspace().find_run(run_dir) if run_dir else Workspace().latest_run()
+    run = _chosen(run_dir, latest)
     report = exporting.export(run, to, ollama_base=ollama_base, verify=verify)
-    for line in (*(f"wrote {run.path / file}" for file in report.files), *(f"checked: {text}" for text in report.checked), *report.notes):
-        console.print(line, markup=False)
+    _table(["", ""], [["wrote", shown_path(run.path / file)] for file in report.files])
+    _table(["", ""], [["checked", text] for text in report.checked])
 
 
 @app.command()
-def fetch(model: Annotated[str, typer.Argument(help="Hub id of a base model.")]) -> None:
+def fetch(model: Annotated[str, typer.Argument(help="Hub id of a base model.")], debug: Debug = False) -> None:
     """Download a base model, and no more."""
     from gswa.basemodel import resolve_model
 
@@ -273,13 +287,17 @@ def fetch(model: Annotated[str, typer.Argument(help="Hub id of a base model.")])
 
 # -- what the commands share ---------------------------------------------------------------------------------------------
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    from rich.table import Table
-    from rich.text import Text
+    for number, line in enumerate(table(header, rows, console.width if console.is_terminal else None)):
+        console.print(Text(line, style="bold" if number == 0 and any(header) else ""))
 
-    table = Table(*header, box=None, show_header=any(header), pad_edge=False)
-    for row in rows:
-        table.add_row(*(Text(str(cell)) for cell in row))  # Text: a name in [brackets] is not markup
-    console.print(table)
+
+def _chosen(run_dir: Path | None, latest: bool) -> RunDir:
+    """The run that is named, else the newest."""
+    from gswa.workspace import Workspace
+
+    if run_dir and latest:
+        raise ConfigError("--run-dir and --latest are both given; leave one of them out")
+    return Workspace().find_run(run_dir) if run_dir else Workspace().latest_run()
 
 
 def _validated(model: Any, **values: Any) -> Any:
@@ -294,15 +312,22 @@ def _validated(model: Any, **values: Any) -> Any:
 
 
 def _show_settings(request: RunRequest, ask: bool) -> None:
-    """The settled configuration with the origin of each value; a person at a terminal is asked to go on."""
-    from gswa import hardware, settle
+    """The settled configuration with the origin of each value; a person at a terminal is asked to go on.
+
+    What cannot succeed is refused here, before Prefect is started.
+    """
+    from gswa import hardware, intake, settle
+    from gswa.workspace import Workspace
 
     settled = settle.settle(request, hardware.probe(settle.memory_limit_gb(request)))
+    intake.check(request)
+    settle.check_disk(settled.config, Workspace().runs)
     if not ask or not (sys.stdin.isatty() and console.is_terminal):
         return
-    _table(["setting", "value", "from"], [[name, str(value), settled.origin[name]] for name, value in settled.config.model_dump().items()])
+    _table(["setting", "value", "from"], [[name, in_words(value), settled.origin[name]] for name, value in settled.config])
     if not typer.confirm("Start training?", default=True):
-        raise Interrupted("not started")
+        console.print("not started")
+        raise typer.Exit
 
 
 def _run(request: RunRequest) -> None:
@@ -314,11 +339,17 @@ def _run(request: RunRequest) -> None:
     from gswa.report.terminal import ascii_loss_curve, metrics_summary
     from gswa.workspace import Workspace
 
-    summary = run_here(finetune, request)
+    known = {run.id for run in Workspace().run_dirs()} - {Path(request.resume or "").name}
+    try:
+        summary = run_here(finetune, request)
+    except (GswaError, KeyboardInterrupt) as error:
+        for run in (run for run in Workspace().run_dirs() if run.id not in known):
+            for line in way_on(run):
+                error.add_note(line)
+        raise
     run = Workspace().find_run(summary.path)
-    console.print(metrics_summary(run), markup=False)
-    console.print(ascii_loss_curve(run.steps()), markup=False)
-    console.print(f"adapter: {run.adapters}\nreport:  {summary.report or 'skipped'}", markup=False)
+    console.print(Text(f"\n{metrics_summary(run)}\n\n{ascii_loss_curve(run.steps())}\n"))
+    console.print(Text("\n".join(table(["", ""], afterwards(run)))))  # not wrapped: its commands are there to be copied
 
 
 def _terminate(*_: Any) -> None:
@@ -327,8 +358,6 @@ def _terminate(*_: Any) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; every error becomes one message and its exit code, with the traceback only under --debug."""
-    from gswa.console import shown
-
     arguments = sys.argv[1:] if arguments is None else arguments
     signal.signal(signal.SIGTERM, _terminate)
     try:
@@ -349,24 +378,14 @@ def _say(error: BaseException, arguments: list[str]) -> int:
         return error.exit_code
     if "--debug" in arguments:
         errors.print_exception()
+    notes = getattr(error, "__notes__", ())
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
         error = Interrupted("interrupted")
-    text = str(error) if isinstance(error, GswaError) else f"{type(error).__name__}: {error} (a fault in GSWA; --debug shows where)"
-    errors.print(f"error: {text}", style="red", markup=False)
-    if isinstance(error, Interrupted):
-        _how_to_resume()
+    errors.print(f"error: {message(error)}", style="red", markup=False)
+    for note in notes:
+        errors.print(note, markup=False)
     return error.exit_code if isinstance(error, GswaError) else 1
 
 
-def _how_to_resume() -> None:
-    from gswa.workspace import Workspace
-
-    for run in Workspace().run_dirs():
-        if run.status() == "interrupted":
-            errors.print(f"continue it with: python -m gswa.train resume {run.id}", markup=False)
-        return
-
-
 if __name__ == "__main__":
-    logging.getLogger("gswa").setLevel(logging.INFO)
     sys.exit(main())

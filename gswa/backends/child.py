@@ -1,5 +1,6 @@
 """The parent's side of a child that trains: start it, hear it, end it, and say what its death meant."""
 
+import atexit
 import json
 import os
 import selectors
@@ -64,21 +65,33 @@ class Preload:
             said: Message = json.loads(line)
             if wanted in said:
                 return said
-        self.end()
         stderr = self.process.stderr.read().decode(errors="replace").strip() if self.process.stderr else ""
-        raise TrainingError(f"the preload server ended with {_name(self.process.wait())}: {stderr[-2000:] or 'it left no message'}")
+        self.end()
+        raise TrainingError(f"the preload server ended with {_name(self.process.returncode)}: {stderr[-2000:] or 'it left no message'}")
 
     @property
     def alive(self) -> bool:
         return self.process.poll() is None
 
     def end(self) -> None:
-        self.socket.close()
+        """Let the server go: at the socket's end it ends itself, and what it was loading is not waited for."""
         self._lines.close()
+        self.socket.close()
+        self.process.terminate()
+        self.process.wait()
+        if self.process.stderr:
+            self.process.stderr.close()
 
 
 _servers: dict[tuple[str, bool, int], Preload] = {}
 _lock = threading.Lock()
+
+
+@atexit.register
+def _end_servers() -> None:
+    for (_, _, owner), server in _servers.items():
+        if owner == os.getpid():
+            server.end()
 
 
 def preload(backend: str, quantization: str) -> Preload:

@@ -45,10 +45,12 @@ SIGNATURES = (
     _row("cpu", r"(\[Errno 12\]|Error code 12).*Cannot allocate memory", "errno ENOMEM"),
 )
 
-# A thread's stack is memory too; but only under a limit of our own on the data segment is that why it cannot be had.
+# Only under a limit of our own on the data segment are these want of memory: a thread's stack is memory too, and an
+# allocation that fails while a library sets itself up leaves odd faults behind.
 UNDER_OUR_LIMIT = (
     _row("cpu", r"^libgomp: Thread creation failed: Resource temporarily unavailable", "libgomp: printed, then exit(1)"),
     _row("cpu", r"RuntimeError: can't start new thread", "Python"),
+    _row("cpu", r"RuntimeError: unknown parameter type", "torch's argument parser, half built; seen while weights were loading"),
 )
 
 

@@ -41,10 +41,7 @@ def parse_corpus(raw: Path, parsed: Path, parser: str = "auto", on_progress: Pro
 
     Raises CorpusError where there is nothing to read or nothing readable, ConfigError for a parser that is not there.
     """
-    check_parser(parser)
-    sources, others = find_files(raw)
-    if not sources:
-        raise CorpusError(_nothing(raw, others))
+    sources, others = check_corpus(raw, parser)
     reader = reader_key(parser)
     before = read_report(parsed)
     rows = mark_duplicates(hashed(raw, sources, before))
@@ -67,6 +64,15 @@ def read_documents(parsed: Path) -> Iterator[Document]:
     for row in report.rows:
         if row.usable:
             yield Document.model_validate_json((parsed / row.file).read_text(encoding="utf-8"))
+
+
+def check_corpus(raw: Path, parser: str) -> tuple[list[str], list[Row]]:
+    """What there is to read, and the files that nobody reads; raises as `parse_corpus` does, as far as names tell."""
+    check_parser(parser)
+    sources, others = find_files(raw)
+    if not sources:
+        raise CorpusError(_nothing(raw, others))
+    return sources, others
 
 
 def check_parser(parser: str) -> None:
