@@ -16,7 +16,7 @@ FLOORS = (  # highest first; what stands on one floor may import its neighbours,
     "gswa.cursor gswa.hardware gswa.nvidia gswa.profiles gswa.memory gswa.ladder gswa.basemodel",
     "gswa.backends",
     "gswa.dataset gswa.order gswa.packing",
-    "gswa.rundir gswa.workspace gswa.cgroup",
+    "gswa.rundir gswa.workspace gswa.cgroup gswa.disk",
     "gswa.config gswa.errors gswa.records",
 )
 LEVELS = {name: level for level, floor in enumerate(FLOORS) for name in floor.split()}

@@ -47,7 +47,11 @@ def test_want_of_memory_is_known_by_its_text(text):
     assert signature_in(f"some line before\n{text}\n")
 
 
-UNDER_LIMIT = ["libgomp: Thread creation failed: Resource temporarily unavailable", "RuntimeError: can't start new thread", "RuntimeError: unknown parameter type"]
+UNDER_LIMIT = [
+    "libgomp: Thread creation failed: Resource temporarily unavailable",
+    "RuntimeError: can't start new thread",
+    "RuntimeError: unknown parameter type",
+]
 
 
 @pytest.mark.parametrize("text", UNDER_LIMIT)
