@@ -21,9 +21,10 @@ from gswa import attempt, hardware
 from gswa.basemodel import BUILTIN_FOLDER
 from gswa.config import Layer, RunRequest, resolve
 from gswa.errors import GswaError, OutOfMemory
+from gswa.files import write_lines
 from gswa.profiles import number_format, row_for
 from gswa.records import Example, Message
-from gswa.rundir import RunDir, write_lines
+from gswa.rundir import RunDir
 
 CARDS_GB = (4, 8, 16, 24, 48)
 SHAPE = {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 24, "num_attention_heads": 16, "num_key_value_heads": 8}

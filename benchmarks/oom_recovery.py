@@ -20,8 +20,9 @@ from gswa import attempt
 from gswa.backends.checkpoint import last_sealed
 from gswa.config import Layer, RunRequest, resolve
 from gswa.errors import OutOfMemory
+from gswa.files import write_lines
 from gswa.records import Example, Message
-from gswa.rundir import RunDir, write_lines
+from gswa.rundir import RunDir
 
 REPETITIONS = 3
 TIGHT_GB, WIDE_GB = 0.3, 4.0

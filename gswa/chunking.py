@@ -13,10 +13,11 @@ from gswa.conservation import SET_ASIDE_FILE, SetAside, check
 from gswa.dataset import load_tokenizer
 from gswa.errors import ConfigError, DataError
 from gswa.examples import read_examples
+from gswa.files import append_line, write_atomically, write_lines
 from gswa.lengths import STRATEGIES, Divided, PreprocessStats, Tally, statistics_report, together
 from gswa.parts import Rules, split_examples
 from gswa.records import SPLITS, Chunk, Example, LengthStats, Split
-from gswa.rundir import RunDir, append_line, write_atomically, write_lines
+from gswa.rundir import RunDir
 from gswa.workspace import Workspace
 
 log = logging.getLogger("gswa")

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from gswa.errors import DataError
+from gswa.files import read_lines
 from gswa.passages import training_paragraphs
 from gswa.records import SPLITS, Chunk, Document, Example, Record, Split
-from gswa.rundir import RunDir, read_lines
+from gswa.rundir import RunDir
 from gswa.sentences import PARAGRAPH_GAP
 
 SET_ASIDE_FILE = "set_aside.jsonl"

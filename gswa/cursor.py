@@ -16,10 +16,11 @@ from pathlib import Path
 from gswa.basemodel import resolve_model
 from gswa.config import RunConfig
 from gswa.dataset import load_tokenizer
+from gswa.files import write_atomically, write_lines
 from gswa.order import ORDER_FILE, REST_FILE, Order, Turn, plan_steps, read_order, read_training_chunks, shown_in_epoch
 from gswa.parts import Rules, divide_span
 from gswa.records import Chunk, Example
-from gswa.rundir import RunDir, write_atomically, write_lines
+from gswa.rundir import RunDir
 from gswa.spans import Span
 
 Shown = tuple[str, int, int]  # (example, epoch, copy)

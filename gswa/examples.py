@@ -15,9 +15,9 @@ from pydantic import ValidationError
 
 from gswa.conservation import count_missing, paragraph_digests
 from gswa.errors import CorpusError, DataError
+from gswa.files import read_lines, write_json, write_lines
 from gswa.passages import make_examples, training_paragraphs, weighted
 from gswa.records import SPLITS, Document, Example, Record, Split
-from gswa.rundir import read_lines, write_json, write_lines
 from gswa.splits import MIN_GROUPS, Identity, group_documents, identity, split_groups
 
 log = logging.getLogger("gswa")

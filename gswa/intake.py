@@ -12,8 +12,9 @@ from gswa.corpus.files import find_files
 from gswa.corpus.index import Corpus, check_corpus, parse_corpus, read_documents
 from gswa.disk import check_writable
 from gswa.errors import ConfigError, DataError
+from gswa.files import write_json, write_lines
 from gswa.records import SPLITS, Example
-from gswa.rundir import RunDir, write_json, write_lines
+from gswa.rundir import RunDir
 from gswa.workspace import Workspace
 
 log = logging.getLogger("gswa")

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from gswa.files import read_lines
 from gswa.records import Chunk, Record
-from gswa.rundir import read_lines
 
 # Length-grouped batches are cut from windows of this many steps: wide enough to pad under 2 %, narrow enough to stay random.
 WINDOW_STEPS = 8

@@ -9,10 +9,11 @@ from gswa.backends.child import run_child
 from gswa.config import RunConfig, RunRequest, Settled
 from gswa.disk import check_writable
 from gswa.errors import ConfigError, TrainingError
+from gswa.files import write_json
 from gswa.hardware import Hardware
 from gswa.planner import Measured
 from gswa.records import Plan, StepMetrics
-from gswa.rundir import RunDir, write_json
+from gswa.rundir import RunDir
 from gswa.workspace import Workspace
 
 

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from gswa.config import CONFIG_SCHEMA, RunConfig, Settled
 from gswa.errors import ConfigError, Interrupted
+from gswa.files import append_line, read_lines, write_json
 from gswa.records import HELD_OUT, Chunk, EvalMetrics, Evaluation, Example, HeldOut, LengthStats, Plan, RunSummary, Split, StepMetrics
 
 RunStatus = Literal["created", "running", "interrupted", "failed", "completed"]
@@ -55,77 +56,6 @@ class OomFallback(Event):
     reason: str
     predicted_memory_gb: float | None = None
     peak_memory_gb: float | None = None
-
-
-# -- files ---------------------------------------------------------------------------------------------------------------
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """All of it or nothing; the folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, content: Any) -> None:
-    write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n")
-
-
-def append_line(path: Path, record: BaseModel) -> None:
-    """One write(2) on an O_APPEND descriptor, so that lines never interleave and only the last can be torn."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)  # until the close: between the look at the end and the write
-        line = record.model_dump_json(exclude_none=True) + "\n"
-        end = os.lseek(descriptor, 0, os.SEEK_END)
-        if end and os.pread(descriptor, 1, end - 1) != b"\n":
-            line = "\n" + line  # the last writer died in mid-line: close its line, or ours would be lost with it
-        os.write(descriptor, line.encode())
-    finally:
-        os.close(descriptor)
-
-
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The whole lines of a JSONL file; torn ones are passed over, a missing file is empty."""
-    if not path.is_file():
-        return
-    with path.open("rb") as lines:
-        yield from (content for content in map(_object, lines) if content is not None)
-
-
-def read_new_lines(path: Path, offset: int) -> tuple[list[dict[str, Any]], int]:
-    """The whole lines after byte `offset` of a file that is still written to, and the offset to go on from."""
-    if not path.is_file():
-        return [], offset
-    with path.open("rb") as file:
-        file.seek(offset)
-        whole = file.read().rpartition(b"\n")[0]
-    lines = [line for line in map(_object, whole.splitlines()) if line is not None]
-    return lines, offset + len(whole) + 1 if whole else offset
-
-
-def _object(line: bytes) -> dict[str, Any] | None:
-    try:
-        content = json.loads(line)
-    except ValueError:
-        return None
-    return content if isinstance(content, dict) else None
-
-
-def write_lines(path: Path, records: Iterable[BaseModel]) -> None:
-    """A whole JSONL file, renamed into place; the parent folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("w", encoding="utf-8") as out:
-            for record in records:
-                out.write(record.model_dump_json() + "\n")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,10 @@ from prefect import task
 from prefect.artifacts import create_table_artifact
 
 from gswa import hardware, intake, planner, planning, settle
+from gswa.files import write_json
 from gswa.hardware import Hardware
 from gswa.records import Plan
-from gswa.rundir import RunDir, write_json
+from gswa.rundir import RunDir
 
 
 @task

@@ -8,8 +8,9 @@ from chats import chat
 from gswa.basemodel import BUILTIN_FOLDER
 from gswa.config import Layer, RunRequest, resolve
 from gswa.dataset import Tokenizer, load_tokenizer
+from gswa.files import write_lines
 from gswa.records import SPLITS
-from gswa.rundir import RunDir, write_lines
+from gswa.rundir import RunDir
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from gswa.config import Layer, RunRequest, resolve
+from gswa.files import write_json
 from gswa.records import EvalMetrics, Evaluation, LengthStats, Plan, Quantiles, Sample, StepMetrics, Trial
-from gswa.rundir import OomFallback, RunDir, write_json
+from gswa.rundir import OomFallback, RunDir
 
 HOSTILE = "<script>alert('x')</script> & \"quotes\" | `ticks` [link](javascript:alert(1)) 数学 😀"
 

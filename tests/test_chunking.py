@@ -13,11 +13,12 @@ from gswa.config import Layer, RunRequest, resolve
 from gswa.conservation import conservation
 from gswa.dataset import Tokenizer
 from gswa.errors import ConfigError, DataError
+from gswa.files import write_lines
 from gswa.lengths import statistics_report
 from gswa.parts import Rules
 from gswa.passages import make_examples
 from gswa.records import SPLITS, Block, Document
-from gswa.rundir import RunDir, write_lines
+from gswa.rundir import RunDir
 
 
 def settle(run: RunDir, **settings: Any) -> None:

@@ -24,8 +24,9 @@ from gswa.export.gguf_writer import base_obstacle
 from gswa.export.replay import tokenize
 from gswa.export.tokens import SPLITTING_RULES, read_vocabulary, splitting_rule
 from gswa.export.verify import ExportFault, gguf_name
+from gswa.files import write_lines
 from gswa.records import Message
-from gswa.rundir import RunDir, write_lines
+from gswa.rundir import RunDir
 
 QWEN = "Qwen/Qwen2.5-7B-Instruct"
 

@@ -17,7 +17,7 @@ FLOORS = (  # highest first; what stands on one floor may import its neighbours,
     "gswa.backends",
     "gswa.dataset gswa.order gswa.packing",
     "gswa.rundir gswa.workspace gswa.cgroup gswa.disk",
-    "gswa.config gswa.errors gswa.records",
+    "gswa.config gswa.errors gswa.records gswa.files",
 )
 LEVELS = {name: level for level, floor in enumerate(FLOORS) for name in floor.split()}
 KNOW_PREFECT = ("flows", "tasks", "gswa.train")

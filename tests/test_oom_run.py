@@ -10,8 +10,9 @@ from gswa.config import Layer, RunRequest, resolve
 from gswa.conservation import conservation
 from gswa.cursor import gaps, read_order, trained_spans
 from gswa.errors import OutOfMemory
+from gswa.files import write_lines
 from gswa.records import Example, Message
-from gswa.rundir import RunDir, write_lines
+from gswa.rundir import RunDir
 
 pytestmark = pytest.mark.backend
 

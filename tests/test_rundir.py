@@ -7,8 +7,9 @@ import pytest
 
 from gswa.config import Layer, RunRequest, resolve
 from gswa.errors import ConfigError, Interrupted
+from gswa.files import write_atomically
 from gswa.records import EvalMetrics, StepMetrics
-from gswa.rundir import Event, OomFallback, RunDir, now, write_atomically
+from gswa.rundir import Event, OomFallback, RunDir, now
 
 
 def step(number: int, attempt: int = 1, loss: float = 1.0) -> StepMetrics:

@@ -17,8 +17,9 @@ from gswa.config import Layer, RunRequest, resolve
 from gswa.cursor import write_order
 from gswa.dataset import Tokenizer, render
 from gswa.errors import ConfigError, GswaError, Interrupted, OutOfMemory, TrainingError
+from gswa.files import write_lines
 from gswa.records import Chunk, Message, TrainJob
-from gswa.rundir import RunDir, write_lines
+from gswa.rundir import RunDir
 
 pytestmark = pytest.mark.backend
 

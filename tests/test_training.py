@@ -8,8 +8,9 @@ from small_corpus import environment, gswa, write_corpus
 
 from gswa.conservation import conservation
 from gswa.corpus.index import read_documents
+from gswa.files import read_lines
 from gswa.records import HELD_OUT
-from gswa.rundir import RunDir, read_lines
+from gswa.rundir import RunDir
 from gswa.workspace import Workspace
 
 pytestmark = pytest.mark.prefect

@@ -19,8 +19,9 @@ from typing import Any
 from gswa.backends.base import load_backend
 from gswa.backends.oom import is_oom
 from gswa.errors import ConfigError, GswaError, Interrupted, Phase
+from gswa.files import write_json
 from gswa.records import EvalMetrics, StepMetrics, TrainJob
-from gswa.rundir import RunDir, write_json
+from gswa.rundir import RunDir
 
 EXIT_OOM = 42
 EXIT_ERROR = 1

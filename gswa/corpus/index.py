@@ -13,8 +13,8 @@ from gswa.corpus.isolate import Job, read_all
 from gswa.corpus.read import paragraphs, safe_stem, words
 from gswa.corpus.report import Report, Row, read_report, write_report
 from gswa.errors import ConfigError, CorpusError
+from gswa.files import write_atomically
 from gswa.records import READABLE, Document
-from gswa.rundir import write_atomically
 
 READER_VERSION = "1"  # raise it when a reader's output changes: every document is then read anew
 LIBRARIES = ("pypdfium2", "python-docx", "charset-normalizer", "ftfy")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from gswa.files import write_atomically
 from gswa.records import READABLE, Record, Status
-from gswa.rundir import write_atomically
 
 
 class Row(Record):

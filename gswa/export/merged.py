@@ -11,7 +11,7 @@ from gswa.errors import DataError
 from gswa.export.adapter import Adapter
 from gswa.export.bases import Base
 from gswa.export.weights import Array, Stored, stored_tensors, weight_files
-from gswa.rundir import write_json
+from gswa.files import write_json
 
 # Copied as they are: what transformers writes anew no longer holds what older loaders and Ollama look for.
 COMPANIONS = ("generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json",

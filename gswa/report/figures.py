@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gswa.errors import ConfigError
+from gswa.files import write_atomically
 from gswa.lengths import bin_width
 from gswa.records import EvalMetrics, StepMetrics
 from gswa.report import findings
 from gswa.report.measures import HELD_OUT, config_of, memory_limit_gb, predicted_memory_gb
-from gswa.rundir import RunDir, write_atomically
+from gswa.rundir import RunDir
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

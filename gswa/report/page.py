@@ -6,10 +6,11 @@ import shlex
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from gswa.files import write_atomically
 from gswa.report import figures, tables
 from gswa.report.measures import headline
 from gswa.report.tables import Table
-from gswa.rundir import RunDir, now, write_atomically
+from gswa.rundir import RunDir, now
 
 TEMPLATES = Path(__file__).parent / "templates"
 

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from pydantic import ValidationError
 
+from gswa.files import read_new_lines
 from gswa.records import Evaluation, RunSummary, StepMetrics
 from gswa.report.findings import change, gb
 from gswa.report.measures import headline
-from gswa.rundir import RunDir, read_new_lines
+from gswa.rundir import RunDir
 
 
 def progress_line(step: StepMetrics, total_steps: int) -> str:

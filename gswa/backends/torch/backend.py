@@ -19,9 +19,10 @@ from gswa.backends.torch.rehearsal import rehearse
 from gswa.backends.torch.trainer import GswaTrainer, Schedule, best_step
 from gswa.dataset import Tokenizer, load_tokenizer
 from gswa.errors import DataError, Interrupted
+from gswa.files import read_lines
 from gswa.order import read_order, read_training_chunks
 from gswa.records import HELD_OUT, Chunk, Evaluation, Sample, Split, TrainJob
-from gswa.rundir import RunDir, read_lines
+from gswa.rundir import RunDir
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
