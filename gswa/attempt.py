@@ -23,17 +23,22 @@ Tell = Callable[[StepMetrics, int], None]  # a step, and how many there are in a
 def train(run: RunDir, on_step: Tell = lambda step, total: None) -> None:
     """Train the run as its current configuration says, from its last checkpoint where there is one.
 
-    Raises OutOfMemory, which the ladder answers, TrainingError or Interrupted.
+    Nothing is left to do where an earlier process got to the end of it. Raises OutOfMemory, which the ladder answers,
+    TrainingError or Interrupted.
     """
+    if run.metadata().get("trained"):
+        return
     config = run.current_config()
     chunking.chunks(run, config)
     checkpoint = last_sealed(run.checkpoints)
-    write_order(run, config, start=steps_of(checkpoint) if checkpoint else 0)
+    start = steps_of(checkpoint) if checkpoint else 0
+    write_order(run, config, start)
     number = run.metadata().get("attempts", 0) + 1
     run.update(attempts=number)
     try:
         result = run_child(job_for(run, config, attempt=number), _listener(run, on_step))
     except OutOfMemory as error:
+        error.step = max(error.step, start)
         if next_config(config, error) is None:
             raise OutOfMemory(last_word(run, config, error), error.phase, error.step, error.peak_memory_gb) from error
         raise

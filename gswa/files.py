@@ -25,13 +25,13 @@ def write_json(path: Path, content: Any) -> None:
     write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n")
 
 
-def append_line(path: Path, record: BaseModel) -> None:
+def append_line(path: Path, record: BaseModel, exclude_none: bool = False) -> None:
     """One write(2) on an O_APPEND descriptor, so that lines never interleave and only the last can be torn."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)  # until the close: between the look at the end and the write
-        line = record.model_dump_json(exclude_none=True) + "\n"
+        line = record.model_dump_json(exclude_none=exclude_none) + "\n"
         end = os.lseek(descriptor, 0, os.SEEK_END)
         if end and os.pread(descriptor, 1, end - 1) != b"\n":
             line = "\n" + line  # the last writer died in mid-line: close its line, or ours would be lost with it

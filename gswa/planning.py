@@ -20,8 +20,12 @@ from gswa.workspace import Workspace
 def plan_run(run: RunDir, base: Settled, machine: Hardware, request: RunRequest) -> Plan:
     """Measure candidates around `base` on the run's own data; writes config/plan.json.
 
-    What a flag or a file settled is not varied. Raises ConfigError when no candidate can be used.
+    What a flag or a file settled is not varied. A run that is resumed keeps its plan. Raises ConfigError when no candidate
+    can be used.
     """
+    made = run.plan()
+    if made is not None and made.chosen is not None:
+        return made
     given = {name for name, origin in base.origin.items() if origin in ("command line", str(request.config))}
     plan = planner.plan(
         base.config,

@@ -252,7 +252,7 @@ class RunDir:
         return [OomFallback.model_validate(event.model_dump()) for event in self.events() if event.event == "oom_fallback"]
 
     def append_step(self, step: StepMetrics) -> None:
-        append_line(self.train_steps_file, step)
+        append_line(self.train_steps_file, step, exclude_none=True)  # what this device does not measure
 
     def append_eval(self, evaluation: EvalMetrics) -> None:
         append_line(self.eval_steps_file, evaluation)

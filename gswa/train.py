@@ -342,14 +342,23 @@ def _run(request: RunRequest) -> None:
     known = {run.id for run in Workspace().run_dirs()} - {Path(request.resume or "").name}
     try:
         summary = run_here(finetune, request)
-    except (GswaError, KeyboardInterrupt) as error:
-        for run in (run for run in Workspace().run_dirs() if run.id not in known):
-            for line in way_on(run):
-                error.add_note(line)
-        raise
+    except KeyboardInterrupt as error:
+        raise _with_way_on(Interrupted("stopped by Ctrl-C"), known) from error
+    except GswaError as error:
+        raise _with_way_on(error, known)  # noqa: B904  (it is the same error)
     run = Workspace().find_run(summary.path)
     console.print(Text(f"\n{metrics_summary(run)}\n\n{ascii_loss_curve(run.steps())}\n"))
     console.print(Text("\n".join(table(["", ""], afterwards(run)))))  # not wrapped: its commands are there to be copied
+
+
+def _with_way_on(error: GswaError, known: set[str]) -> GswaError:
+    """With a note on what to do about the run that was not there before, or that was resumed."""
+    from gswa.workspace import Workspace
+
+    for run in (run for run in Workspace().run_dirs() if run.id not in known):
+        for line in way_on(run):
+            error.add_note(line)
+    return error
 
 
 def _terminate(*_: Any) -> None:
@@ -362,9 +371,11 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _terminate)
     try:
         with shown(console):
-            app(arguments, standalone_mode=False)
+            code = app(arguments, standalone_mode=False)
+        if code:  # typer makes it of Ctrl-C, and raises nothing
+            raise Interrupted("interrupted", exit_code=code)
         return 0
-    except (GswaError, KeyboardInterrupt, typer.Abort, typer.Exit) as error:
+    except (GswaError, KeyboardInterrupt, typer.Abort) as error:
         return _say(error, arguments)
     except TyperException as error:
         error.show()  # type: ignore[attr-defined]  # the parser's own message, with the nearest right flag
@@ -374,8 +385,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _say(error: BaseException, arguments: list[str]) -> int:
-    if isinstance(error, typer.Exit):
-        return error.exit_code
     if "--debug" in arguments:
         errors.print_exception()
     notes = getattr(error, "__notes__", ())

@@ -231,7 +231,8 @@ def _result(last: Message, code: int, output: str, evidence: Evidence, limited: 
             error = GswaError(last["error"])
             error.exit_code = last["exit_code"]
             raise error
-        raise TrainingError(f"training failed while in phase {phase} after step {step}: {last['error']}")
+        kept = "; the last good checkpoint stands: free space, then resume the run" if phase == "save" else ""
+        raise TrainingError(f"training failed while in phase {phase} after step {step}: {last['error']}{kept}")
     # It ended without a word: a signal, or a library that calls exit() itself.
     peak = max(last.get("peak_memory_gb") or 0.0, evidence.peak_gb) or None
     seen = signature_in(output, limited)

@@ -13,7 +13,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from gswa.backends.base import Report
-from gswa.backends.checkpoint import rotate, seal
+from gswa.backends.checkpoint import all_checkpoints, is_sealed, rotate, seal, steps_of
 from gswa.backends.torch.data import Chunks, pad_token, train_loader
 from gswa.backends.torch.evaluate import held_out_loss
 from gswa.backends.torch.memory import peak_gb, reserved_gb, reset_peak
@@ -155,6 +155,7 @@ class Telemetry(TrainerCallback):
         earlier = [step for step in self.run.steps() if step.step <= state.global_step]
         self.trained_tokens = earlier[-1].trained_tokens if earlier else 0
         self.saved_share = self._share(state.global_step)
+        self.trainer.report.phase("train")
         reset_peak(self.trainer.job.config.device)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -235,6 +236,7 @@ def evaluation_steps(shares: Sequence[float], evaluations: int) -> set[int]:
 
 
 def best_step(run: RunDir) -> int | None:
-    """The evaluated step with the lowest loss on `valid`, the base model's own (step 0) left out."""
-    tried = [evaluation for evaluation in run.evaluations("valid") if evaluation.step > 0]
+    """The step with the lowest loss on `valid` whose checkpoint is there; the base model (step 0) is not among them."""
+    kept = {steps_of(path) for path in all_checkpoints(run.checkpoints) if is_sealed(path)}
+    tried = [evaluation for evaluation in run.evaluations("valid") if evaluation.step in kept]
     return min(tried, key=lambda evaluation: evaluation.eval_loss).step if tried else None
