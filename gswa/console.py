@@ -4,7 +4,7 @@ import logging
 import shlex
 import textwrap
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain, repeat
 from pathlib import Path
@@ -17,6 +17,7 @@ from rich.text import Text
 
 from gswa.errors import GswaError
 from gswa.rundir import RunDir
+from gswa.workspace import Workspace
 
 SECONDS_BETWEEN_LINES = 5.0  # of progress in a log; on a terminal every step is shown
 NARROWEST = 30  # characters of a wrapped column
@@ -130,10 +131,19 @@ def afterwards(run: RunDir) -> list[list[str]]:
     return rows
 
 
+def with_way_on(error: GswaError, known: Container[str]) -> GswaError:
+    """With a note on what to do about each run whose id is not among those `known`."""
+    for run in (run for run in Workspace().run_dirs() if run.id not in known):
+        for line in way_on(run):
+            error.add_note(line)
+    return error
+
+
 def way_on(run: RunDir) -> list[str]:
     """What to do about a run that did not come to its end."""
-    lines = [f"what training printed: {shown_path(run.output_log)}"] if run.status() == "failed" and run.output_log.is_file() else []
-    if run.status() in ("interrupted", "failed") and run.config_file.is_file():
+    status = run.status()
+    lines = [f"what training printed: {shown_path(run.output_log)}"] if status == "failed" and run.output_log.is_file() else []
+    if status == "interrupted" or (status == "failed" and any(run.checkpoints.glob("checkpoint-*"))):
         lines.append(f"continue it with: python -m gswa.train resume {run.id}")
     return lines
 

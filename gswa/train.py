@@ -13,7 +13,7 @@ from rich.text import Text
 from typer.exceptions import TyperException
 
 from gswa.config import RunRequest, Settings, parse_memory
-from gswa.console import afterwards, in_words, message, rows_of, shown, shown_path, table, way_on
+from gswa.console import afterwards, in_words, message, rows_of, shown, shown_path, table, with_way_on
 from gswa.errors import ConfigError, GswaError, Interrupted
 from gswa.rundir import RunDir
 
@@ -343,22 +343,12 @@ def _run(request: RunRequest) -> None:
     try:
         summary = run_here(finetune, request)
     except KeyboardInterrupt as error:
-        raise _with_way_on(Interrupted("stopped by Ctrl-C"), known) from error
+        raise with_way_on(Interrupted("stopped by Ctrl-C"), known) from error
     except GswaError as error:
-        raise _with_way_on(error, known)  # noqa: B904  (it is the same error)
+        raise with_way_on(error, known)  # noqa: B904  (it is the same error)
     run = Workspace().find_run(summary.path)
     console.print(Text(f"\n{metrics_summary(run)}\n\n{ascii_loss_curve(run.steps())}\n"))
     console.print(Text("\n".join(table(["", ""], afterwards(run)))))  # not wrapped: its commands are there to be copied
-
-
-def _with_way_on(error: GswaError, known: set[str]) -> GswaError:
-    """With a note on what to do about the run that was not there before, or that was resumed."""
-    from gswa.workspace import Workspace
-
-    for run in (run for run in Workspace().run_dirs() if run.id not in known):
-        for line in way_on(run):
-            error.add_note(line)
-    return error
 
 
 def _terminate(*_: Any) -> None:

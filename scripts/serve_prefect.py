@@ -41,7 +41,11 @@ def start() -> None:
     if running is None:
         stop()
         url = start_server(free_port())
-        start_worker(url)
+        try:
+            start_worker(url)
+        except BaseException:
+            stop()  # a server alone would take runs and start none
+            raise
     else:
         url = running
         deploy()
@@ -89,7 +93,7 @@ def start_server(port: int) -> str:
 def start_worker(url: str) -> None:
     """The pool and the deployments exist before the worker asks for work; it answers when this returns."""
     begun = datetime.now(UTC)
-    subprocess.run([prefect(), "--no-prompt", "work-pool", "create", POOL, "--type", "process", "--overwrite"], check=True, **quiet())
+    run_prefect("work-pool", "create", POOL, "--type", "process", "--overwrite")
     deploy()
     # What a killed worker left behind would hold its deployment's one place for ever.
     set_live_runs(url, "CRASHED")
@@ -99,7 +103,7 @@ def start_worker(url: str) -> None:
 
 
 def deploy() -> None:
-    subprocess.run([prefect(), "--no-prompt", "deploy", "--all"], check=True, **quiet())
+    run_prefect("deploy", "--all")
 
 
 def spawn(name: str, url: str, environment: dict[str, str], *command: str) -> psutil.Process:
@@ -177,8 +181,11 @@ def own_environment() -> dict[str, str]:
     return kept | {"PREFECT_HOME": str(HOME), "DO_NOT_TRACK": "1"}
 
 
-def quiet() -> dict[str, Any]:
-    return {"cwd": ROOT, "env": own_environment(), "stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
+def run_prefect(*command: str) -> None:
+    """One command of Prefect's; where it fails its own words stand above ours."""
+    quiet: dict[str, Any] = {"cwd": ROOT, "env": own_environment(), "stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
+    if subprocess.run([prefect(), "--no-prompt", *command], **quiet).returncode != 0:
+        sys.exit(f"prefect {' '.join(command)} failed, see above; Prefect was not started")
 
 
 def write_private(path: Path, text: str) -> None:

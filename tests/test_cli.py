@@ -337,7 +337,7 @@ def test_a_traceback_is_shown_on_request_only(call, home):
 
 @pytest.mark.prefect
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
-def test_a_run_that_is_stopped_says_how_to_go_on_and_can(home, sent, code):
+def test_a_run_that_is_stopped_says_how_to_go_on(home, sent, code):
     """SIGINT goes to the whole group, as a terminal's Ctrl-C does."""
     write_corpus(home, pdf=False)
     command = [sys.executable, "-m", "gswa.train", "train", *BUILTIN, "-y", "--iters", "2000", "--skip-plots"]
