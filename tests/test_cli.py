@@ -342,6 +342,8 @@ def test_a_run_that_is_stopped_says_how_to_go_on(home, sent, code):
     write_corpus(home, pdf=False)
     command = [sys.executable, "-m", "gswa.train", "train", *BUILTIN, "-y", "--iters", "2000", "--skip-plots"]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
+    # A test run that was started in the background ignores SIGINT, and hands that on.
+    streams["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(command, cwd=home, env=environment(home), **streams) as training:
         before = next((line for line in training.stdout if "Step " in line), "")
         assert before, "the first step came"
