@@ -12,8 +12,8 @@ from gswa.config import BUILTIN_MODEL, RunConfig
 from gswa.conservation import SET_ASIDE_FILE, SetAside, check
 from gswa.dataset import load_tokenizer
 from gswa.errors import ConfigError, DataError
-from gswa.examples import read_examples
 from gswa.files import append_line, write_atomically, write_lines
+from gswa.formats import read_examples
 from gswa.lengths import STRATEGIES, Divided, PreprocessStats, Tally, statistics_report, together
 from gswa.parts import Rules, split_examples
 from gswa.records import SPLITS, Chunk, Example, LengthStats, Split

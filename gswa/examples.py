@@ -1,17 +1,14 @@
-"""The folder of training examples: written from the parsed papers (`prepare`), or read as the user wrote it (`read_examples`)."""
+"""The folder of training examples, written from the parsed papers; what a user wrote is read by `gswa.formats`."""
 
 import hashlib
 import json
-import logging
 import shutil
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
-
-from pydantic import ValidationError
 
 from gswa.conservation import count_missing, paragraph_digests
 from gswa.errors import CorpusError, DataError
@@ -20,11 +17,7 @@ from gswa.passages import make_examples, training_paragraphs, weighted
 from gswa.records import SPLITS, Document, Example, Record, Split
 from gswa.splits import MIN_GROUPS, Identity, group_documents, identity, split_groups
 
-log = logging.getLogger("gswa")
-
 MANIFEST = ".gswa.json"
-ACCEPTED = 'accepted are lines such as {"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}'
-FAULTS_SHOWN = 5
 
 
 class PrepareReport(Record):
@@ -171,107 +164,3 @@ def _split_files(folder: Path) -> list[Path]:
 def file_digest(path: Path) -> str:
     with path.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
-
-
-# -- examples that the user wrote ------------------------------------------------------------------------------------------
-def read_examples(path: Path, on_fault: Callable[[int, str], None] | None = None) -> Iterator[Example]:
-    """Examples of a JSONL file of chats; `on_fault` is told the line (from 1) and the reason of each line passed over.
-
-    Without it the first faults and their number are logged. Raises DataError where the file is missing, or has lines and
-    none of them is an example.
-    """
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; {ACCEPTED}")
-    return _read(path, on_fault or _log_fault(path))
-
-
-def _read(path: Path, on_fault: Callable[[int, str], None]) -> Iterator[Example]:
-    first_fault, faults, good = "", 0, 0
-    ids: set[str] = set()
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                example = parse_example(line.removeprefix(b"\xef\xbb\xbf"), f"{path.stem}-{number}")
-            except ValueError as error:
-                faults += 1
-                first_fault = first_fault or f"line {number}: {error}"
-                on_fault(number, str(error))
-                continue
-            if example.id in ids:  # what was trained is kept by id, so that no two examples may share one
-                example = example.model_copy(update={"id": f"{example.id}-{number}"})
-            ids.add(example.id)
-            good += 1
-            yield example
-    if faults and not good:
-        raise DataError(f"{path}: none of its {faults} lines is an example ({first_fault}); {ACCEPTED}")
-    if faults:
-        log.warning("%s: %d of %d lines passed over", path, faults, faults + good)
-
-
-def _log_fault(path: Path) -> Callable[[int, str], None]:
-    shown = []
-
-    def log_fault(number: int, reason: str) -> None:
-        shown.append(number)
-        if len(shown) <= FAULTS_SHOWN:
-            log.warning("%s line %d: %s", path, number, reason)
-
-    return log_fault
-
-
-def parse_example(line: bytes, default_id: str) -> Example:
-    """One line of JSON. Raises ValueError with the reason in a few words."""
-    try:
-        content = json.loads(line)
-    except ValueError:
-        raise ValueError("not valid JSON") from None
-    if not isinstance(content, dict):
-        raise ValueError("not a JSON object")
-    if not isinstance(content.get("messages"), list):
-        raise ValueError(_other_format(content))
-    fields = {name: value for name, value in content.items() if value is not None}
-    fields["id"] = str(fields.get("id", default_id))
-    fields["messages"] = [_message(message) for message in content["messages"]]
-    try:
-        example = Example.model_validate(fields)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        raise ValueError(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}") from None
-    _refuse_unanswered(example)
-    if b"\\ud" in line.lower():
-        _refuse_half_characters(example)
-    return example
-
-
-def _refuse_half_characters(example: Example) -> None:
-    """JSON can spell half of a surrogate pair; no tokenizer and no file takes it."""
-    try:
-        example.model_dump_json()
-    except ValueError:
-        raise ValueError("content: half of a character (a lone \\ud800 to \\udfff)") from None
-
-
-def _message(message: Any) -> dict[str, Any]:
-    """Role and content; what else a chat log keeps (names, weights) is not trained on."""
-    if not isinstance(message, dict):
-        raise ValueError("a message is not a JSON object")
-    return {"role": message.get("role"), "content": message.get("content")}
-
-
-def _refuse_unanswered(example: Example) -> None:
-    roles = [message.role for message in example.messages]
-    if roles[-1:] != ["assistant"]:
-        raise ValueError("the last message is not the assistant's, so there is nothing to learn")
-    if "user" not in roles:
-        raise ValueError("no message of a user")
-    if not example.target.strip():
-        raise ValueError("the assistant's last message is empty")
-
-
-def _other_format(content: Mapping[str, Any]) -> str:
-    for name, keys in (("alpaca", {"instruction", "output"}), ("ShareGPT", {"conversations"}), ("completion", {"prompt", "completion"})):
-        if keys <= content.keys():
-            return f"{name} lines ({', '.join(sorted(keys))}) are not read yet"
-    return "no list of messages"

@@ -2,8 +2,6 @@
 
 import logging
 import shutil
-from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 from gswa import examples, settle
@@ -13,7 +11,8 @@ from gswa.corpus.index import Corpus, check_corpus, parse_corpus, read_documents
 from gswa.disk import check_writable
 from gswa.errors import ConfigError, DataError
 from gswa.files import write_json, write_lines
-from gswa.records import SPLITS, Example
+from gswa.formats import read_examples
+from gswa.records import SPLITS
 from gswa.rundir import RunDir
 from gswa.workspace import Workspace
 
@@ -115,18 +114,9 @@ def prepare(run: RunDir, corpus: Corpus | None) -> None:
     shutil.rmtree(unfinished, ignore_errors=True)
     for split in SPLITS:
         file = source / f"{split}.jsonl"
-        given = examples.read_examples(file) if split == "train" or file.is_file() else iter(())
-        write_lines(unfinished / file.name, _told_apart(given))
+        given = read_examples(file) if split == "train" or file.is_file() else iter(())
+        write_lines(unfinished / file.name, given)
     unfinished.rename(run.examples)
-
-
-def _told_apart(given: Iterator[Example]) -> Iterator[Example]:
-    """Every id once: what was trained is kept by example, so that two of one name would be taken for each other."""
-    seen: Counter[str] = Counter()
-    for example in given:
-        seen[example.id] += 1
-        again = seen[example.id] > 1
-        yield example.model_copy(update={"id": f"{example.id}#{seen[example.id]}"}) if again else example
 
 
 def seed_of(request: RunRequest) -> int:

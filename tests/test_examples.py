@@ -1,14 +1,14 @@
 """The folder of training examples: written from papers, or read as the user wrote it."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gswa.errors import CorpusError, DataError
-from gswa.examples import PrepareReport, prepare, read_examples
+from gswa.examples import PrepareReport, prepare
+from gswa.formats import read_examples
 from gswa.records import SPLITS, Block, Document, Example
 
 GOOD = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]}
@@ -118,69 +118,3 @@ def test_papers_without_text_are_an_error_and_leave_nothing(tmp_path: Path) -> N
 def test_a_paper_without_text_among_others_is_counted(tmp_path: Path) -> None:
     report: PrepareReport = prepare([*map(paper, range(3)), paper(9, passages=0)], tmp_path, 42)
     assert report.documents_without_text == 1
-
-
-# -- examples that the user wrote ------------------------------------------------------------------------------------------
-def test_plain_chat_lines_are_examples_named_by_their_line(tmp_path: Path) -> None:
-    path = written(tmp_path / "train.jsonl", "\ufeff", GOOD, "\n", {**GOOD, "topic": "x"})
-    examples = list(read_examples(path))
-    assert [example.id for example in examples] == ["train-1", "train-3"]
-    assert examples[1].model_extra == {"topic": "x"}
-
-
-def test_examples_of_ours_come_back_as_they_were(tmp_path: Path) -> None:
-    prepare(map(paper, range(3)), tmp_path, 42)
-    (example, *_) = stored(tmp_path, "train")
-    assert (example.document, example.kind, example.blocks, len(example.id)) == (example.document, "continue", (0,), 16)
-    assert example.group.startswith("title:")
-
-
-@pytest.mark.parametrize(
-    ("line", "reason"),
-    [
-        ("{broken\n", "not valid JSON"),
-        ("[1]\n", "not a JSON object"),
-        ({"text": "plain"}, "no list of messages"),
-        ({"instruction": "a", "input": "", "output": "b"}, "alpaca"),
-        ({"conversations": []}, "ShareGPT"),
-        ({"messages": []}, "last message"),
-        ({"messages": GOOD["messages"][:1]}, "last message"),
-        ({"messages": GOOD["messages"][1:]}, "no message of a user"),
-        ({"messages": ["hi"]}, "not a JSON object"),
-        ({"messages": [*GOOD["messages"], {"role": "assistant", "content": " "}]}, "empty"),
-        ({"messages": [GOOD["messages"][0], {"role": "assistant", "content": None}]}, "content"),
-        ({"messages": [{"role": "wizard", "content": "x"}, GOOD["messages"][1]]}, "role"),
-        ({**GOOD, "weight": -1}, "weight"),
-        ('{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "\\ud800"}]}\n', "content"),
-    ],
-)
-def test_a_bad_line_is_passed_over_with_its_number_and_reason(tmp_path: Path, line: Any, reason: str) -> None:
-    faults: list[tuple[int, str]] = []
-    path = written(tmp_path / "train.jsonl", GOOD, line, GOOD)
-    assert len(list(read_examples(path, lambda number, why: faults.append((number, why))))) == 2
-    assert [number for number, _ in faults] == [2]
-    assert reason in faults[0][1]
-
-
-def test_without_a_listener_bad_lines_are_logged_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path = written(tmp_path / "train.jsonl", GOOD, *["oops\n"] * 9)
-    list(read_examples(path))
-    assert len(caplog.records) == 6
-    assert "9 of 10 lines passed over" in caplog.text
-
-
-def test_two_examples_never_share_an_id(tmp_path: Path) -> None:
-    path = written(tmp_path / "train.jsonl", *[{**GOOD, "id": 7}] * 3)
-    ids: Sequence[str] = [example.id for example in read_examples(path)]
-    assert len(set(ids)) == 3
-
-
-def test_a_file_without_any_example_says_what_is_accepted(tmp_path: Path) -> None:
-    path = written(tmp_path / "train.jsonl", {"instruction": "a", "output": "b"})
-    with pytest.raises(DataError, match=r"line 1: alpaca.*accepted are lines such as"):
-        list(read_examples(path))
-
-
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"train\.jsonl: no such file"):
-        read_examples(tmp_path / "train.jsonl")

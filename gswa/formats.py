@@ -1,0 +1,280 @@
+"""Training examples as people keep them: a JSON object per line, in one of four forms.
+
+messages    {"messages": [{"role": "user", "content": …}, {"role": "assistant", "content": …}]}        OpenAI's, and GSWA's own
+sharegpt    {"conversations": [{"from": "human", "value": …}, {"from": "gpt", "value": …}]}            `system` may stand beside it
+alpaca      {"instruction": …, "input": …, "output": …}                             `system`, and `history` of [asked, answered]
+text        {"text": …}                                                                         `prompt` may stand beside it
+
+Whatever else a line holds is kept.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from gswa.errors import DataError
+from gswa.records import Example, Message
+
+log = logging.getLogger("gswa")
+
+TEXT_KIND = "text"
+WRITE = "Write a text."
+ACCEPTED = (
+    'accepted are lines such as {"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}, and the '
+    'forms of alpaca (instruction, input, output), ShareGPT (conversations) and plain text ({"text": "…"})'
+)
+FAULTS_SHOWN = 5
+ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant", "developer": "system"}
+
+Fields = Mapping[str, Any]
+Turn = dict[str, Any]  # role and content, not yet validated
+
+
+class Form(NamedTuple):
+    """`needs` are the keys by which a line is known, `takes` all that become messages; `write` is the way back."""
+
+    needs: frozenset[str]
+    takes: frozenset[str]
+    read: Callable[[Fields], list[Turn]]
+    write: Callable[[Sequence[Message]], dict[str, Any]]
+
+
+# -- messages ------------------------------------------------------------------------------------------------------------
+def _read_messages(fields: Fields) -> list[Turn]:
+    return [_turn(turn, "role", "content") for turn in _listed(fields, "messages")]
+
+
+def _write_messages(messages: Sequence[Message]) -> dict[str, Any]:
+    return {"messages": [message.model_dump() for message in messages]}
+
+
+def _listed(fields: Fields, name: str) -> list[Any]:
+    if not isinstance(fields[name], list):
+        raise ValueError(f"{name} is not a list")
+    return list(fields[name])
+
+
+def _turn(turn: Any, role: str, content: str) -> Turn:
+    """What else a chat log keeps of a turn (names, weights) is not trained on."""
+    if not isinstance(turn, dict):
+        raise ValueError("a message is not a JSON object")
+    return {"role": ROLES.get(str(turn.get(role)), turn.get(role)), "content": _plain(turn.get(content))}
+
+
+def _plain(content: Any) -> Any:
+    """The text of OpenAI's list of content parts. Raises ValueError where one of them is no text."""
+    if not isinstance(content, list):
+        return content
+    parts = [part if isinstance(part, dict) else {} for part in content]
+    if any(part.get("type") != "text" for part in parts):
+        raise ValueError("content: a part of it is no text")
+    return "".join(str(part.get("text", "")) for part in parts)
+
+
+# -- ShareGPT ------------------------------------------------------------------------------------------------------------
+def _read_sharegpt(fields: Fields) -> list[Turn]:
+    return [*_system(fields), *(_turn(turn, "from", "value") for turn in _listed(fields, "conversations"))]
+
+
+def _write_sharegpt(messages: Sequence[Message]) -> dict[str, Any]:
+    names = {"system": "system", "user": "human", "assistant": "gpt"}
+    return {"conversations": [{"from": names[message.role], "value": message.content} for message in messages]}
+
+
+def _system(fields: Fields) -> list[Turn]:
+    return [{"role": "system", "content": fields["system"]}] if fields.get("system") else []
+
+
+# -- alpaca --------------------------------------------------------------------------------------------------------------
+def _read_alpaca(fields: Fields) -> list[Turn]:
+    asked = [fields["instruction"], *([fields["input"]] if fields.get("input") else [])]
+    if not all(isinstance(part, str) for part in asked):
+        raise ValueError("instruction or input is not a text")
+    return [*_system(fields), *_history(fields), *_pair("\n\n".join(asked), fields["output"])]
+
+
+def _write_alpaca(messages: Sequence[Message]) -> dict[str, Any]:
+    system = {"system": messages[0].content} if messages[0].role == "system" else {}
+    turns = messages[len(system) :]
+    if [turn.role for turn in turns] != ["user", "assistant"] * (len(turns) // 2):
+        return _write_messages(messages)
+    asked = turns[-2].content
+    instruction, _, context = asked.partition("\n\n")
+    instruction = instruction if context else asked
+    history = [[question.content, answer.content] for question, answer in zip(turns[:-2:2], turns[1:-2:2], strict=True)]
+    return {
+        "instruction": instruction,
+        "input": context,
+        "output": turns[-1].content,
+        **system,
+        **({"history": history} if history else {}),
+    }
+
+
+def _history(fields: Fields) -> list[Turn]:
+    pairs = fields.get("history") or []
+    if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+        raise ValueError("history is not a list of [asked, answered]")
+    return [turn for pair in pairs for turn in _pair(*pair)]
+
+
+def _pair(asked: Any, answered: Any) -> list[Turn]:
+    return [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
+
+
+# -- plain text ----------------------------------------------------------------------------------------------------------
+def _read_text(fields: Fields) -> list[Turn]:
+    return _pair(fields.get("prompt", WRITE), fields["text"])
+
+
+def _write_text(messages: Sequence[Message]) -> dict[str, Any]:
+    if len(messages) > 2:
+        return _write_messages(messages)
+    prompt = messages[0].content
+    return {"text": messages[1].content, **({} if prompt == WRITE else {"prompt": prompt})}
+
+
+def _form(needs: str, beside: str, read: Any, write: Any) -> Form:
+    return Form(frozenset(needs.split()), frozenset(f"{needs} {beside}".split()), read, write)
+
+
+FORMS = {  # the first whose keys a line has
+    "messages": _form("messages", "", _read_messages, _write_messages),
+    "sharegpt": _form("conversations", "system", _read_sharegpt, _write_sharegpt),
+    "alpaca": _form("instruction output", "input system history", _read_alpaca, _write_alpaca),
+    TEXT_KIND: _form("text", "prompt", _read_text, _write_text),
+}
+
+
+# -- lines ---------------------------------------------------------------------------------------------------------------
+def form_of(content: Any) -> str:
+    """The name of a line's form. Raises ValueError with the reason in a few words."""
+    if not isinstance(content, dict):
+        raise ValueError("not a JSON object")
+    for name, form in FORMS.items():
+        if form.needs <= content.keys():
+            return name
+    raise ValueError("none of messages, conversations, instruction and output, or text")
+
+
+def parse_example(line: bytes, default_id: str) -> Example:
+    """One line of JSON. Raises ValueError with the reason in a few words."""
+    try:
+        content = json.loads(line)
+    except ValueError:
+        raise ValueError("not valid JSON") from None
+    name = form_of(content)
+    fields = {key: value for key, value in content.items() if value is not None and key not in FORMS[name].takes}
+    fields["id"] = str(fields.get("id", default_id))
+    fields["messages"] = FORMS[name].read(content)
+    if name == TEXT_KIND and "prompt" not in content:
+        fields.setdefault("kind", TEXT_KIND)
+    try:
+        example = Example.model_validate(fields)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise ValueError(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}") from None
+    _refuse_unanswered(example)
+    if b"\\ud" in line.lower():
+        _refuse_half_characters(example)
+    return example
+
+
+def as_line(example: Example, form: str) -> dict[str, Any]:
+    """The fields of an example's line in a form; what was not set is left out. A chat that the form cannot hold is written as messages."""
+    fields = example.model_dump(exclude={"messages"}, exclude_defaults=True)
+    if form == TEXT_KIND and fields.get("kind") == TEXT_KIND:
+        del fields["kind"]
+    return {**FORMS[form].write(example.messages), **fields}
+
+
+def _refuse_half_characters(example: Example) -> None:
+    """JSON can spell half of a surrogate pair; no tokenizer and no file takes it."""
+    try:
+        example.model_dump_json()
+    except ValueError:
+        raise ValueError("content: half of a character (a lone \\ud800 to \\udfff)") from None
+
+
+def _refuse_unanswered(example: Example) -> None:
+    roles = [message.role for message in example.messages]
+    if roles[-1:] != ["assistant"]:
+        raise ValueError("the last message is not the assistant's, so there is nothing to learn")
+    if roles[-2:-1] != ["user"]:
+        raise ValueError("no message of a user before the last answer")
+    if not example.target.strip():
+        raise ValueError("the assistant's last message is empty")
+
+
+# -- files ---------------------------------------------------------------------------------------------------------------
+def read_examples(path: Path, on_fault: Callable[[int, str], None] | None = None) -> Iterator[Example]:
+    """Examples of a JSONL file; `on_fault` is told the line (from 1) and the reason of each line passed over.
+
+    Without it the first faults and their number are logged. Ids are made unique. Raises DataError where the file is
+    missing, or has lines and none of them is an example.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; {ACCEPTED}")
+    return _unique(_read(path, on_fault or _log_fault(path)))
+
+
+def file_form(path: Path) -> str:
+    """The form of a file's first example; `messages` where there is none."""
+    with path.open("rb") as lines:
+        for line in map(_without_mark, lines):
+            try:
+                return form_of(json.loads(line))
+            except ValueError:
+                continue
+    return "messages"
+
+
+def _read(path: Path, on_fault: Callable[[int, str], None]) -> Iterator[Example]:
+    first_fault, faults, good = "", 0, 0
+    with path.open("rb") as lines:
+        for number, line in enumerate(map(_without_mark, lines), 1):
+            if not line.strip():
+                continue
+            try:
+                example = parse_example(line, f"{path.stem}-{number}")
+            except ValueError as error:
+                faults += 1
+                first_fault = first_fault or f"line {number}: {error}"
+                on_fault(number, str(error))
+                continue
+            good += 1
+            yield example
+    if faults and not good:
+        raise DataError(f"{path}: none of its {faults} lines is an example ({first_fault}); {ACCEPTED}")
+    if faults:
+        log.warning("%s: %d of %d lines passed over", path, faults, faults + good)
+
+
+def _without_mark(line: bytes) -> bytes:
+    return line.removeprefix(b"\xef\xbb\xbf")
+
+
+def _unique(examples: Iterable[Example]) -> Iterator[Example]:
+    """What was trained is kept by id, so that no two examples may share one. Of each id eight bytes are remembered."""
+    seen: set[int] = set()
+    for number, example in enumerate(examples, 1):
+        name = example.id
+        while hash(name) in seen:
+            name = f"{name}-{number}"
+        seen.add(hash(name))
+        yield example if name == example.id else example.model_copy(update={"id": name})
+
+
+def _log_fault(path: Path) -> Callable[[int, str], None]:
+    shown = []
+
+    def log_fault(number: int, reason: str) -> None:
+        shown.append(number)
+        if len(shown) <= FAULTS_SHOWN:
+            log.warning("%s line %d: %s", path, number, reason)
+
+    return log_fault
