@@ -46,14 +46,9 @@ def ask_nvml(nvml: Any, ram_gb: float, available_gb: float, visible: str | None 
     except nvml.NVMLError:
         return Nvidia()
     try:
-        gpus = []
-        for index in range(nvml.nvmlDeviceGetCount()):
-            try:
-                gpus.append(_gpu(nvml, nvml.nvmlDeviceGetHandleByIndex(index), ram_gb, available_gb))
-            except nvml.NVMLError as error:
-                log.warning("GPU %d does not answer (%s); it is not used", index, error)
+        cards = [_devices(nvml, index, ram_gb, available_gb) for index in range(nvml.nvmlDeviceGetCount())]
         cuda = parse_cuda_version(nvml.nvmlSystemGetCudaDriverVersion_v2())
-        return Nvidia(tuple(visible_gpus(gpus, visible)), nvml.nvmlSystemGetDriverVersion(), cuda)
+        return Nvidia(tuple(visible_gpus(cards, visible)), nvml.nvmlSystemGetDriverVersion(), cuda)
     except nvml.NVMLError as error:
         log.warning("the NVIDIA driver does not answer (%s); no GPU is used", error)
         return Nvidia()
@@ -61,7 +56,36 @@ def ask_nvml(nvml: Any, ram_gb: float, available_gb: float, visible: str | None 
         nvml.nvmlShutdown()
 
 
-def _gpu(nvml: Any, handle: Any, ram_gb: float, available_gb: float) -> Gpu:
+def _devices(nvml: Any, index: int, ram_gb: float, available_gb: float) -> list[Gpu]:
+    """What CUDA could use of one card: the card itself, or the MIG devices it is cut into; nothing of one that does not answer."""
+    try:
+        card = nvml.nvmlDeviceGetHandleByIndex(index)
+        capability = nvml.nvmlDeviceGetCudaComputeCapability(card)
+        handles = _mig_devices(nvml, card) if _mig_mode(nvml, card) else [card]
+        return [_gpu(nvml, handle, capability, ram_gb, available_gb) for handle in handles]
+    except nvml.NVMLError as error:
+        log.warning("GPU %d does not answer (%s); it is not used", index, error)
+        return []
+
+
+def _mig_mode(nvml: Any, card: Any) -> bool:
+    try:
+        return bool(nvml.nvmlDeviceGetMigMode(card)[0])  # (now, after the next reset)
+    except nvml.NVMLError_NotSupported:
+        return False
+
+
+def _mig_devices(nvml: Any, card: Any) -> list[Any]:
+    handles = []
+    for place in range(nvml.nvmlDeviceGetMaxMigDeviceCount(card)):
+        try:
+            handles.append(nvml.nvmlDeviceGetMigDeviceHandleByIndex(card, place))
+        except nvml.NVMLError:  # a place that no instance was made in, or one that this container was not given
+            continue
+    return handles
+
+
+def _gpu(nvml: Any, handle: Any, capability: tuple[int, int], ram_gb: float, available_gb: float) -> Gpu:
     try:
         answer = nvml.nvmlDeviceGetMemoryInfo(handle)
         total, free, unified = answer.total / GB, answer.free / GB, False
@@ -71,26 +95,34 @@ def _gpu(nvml: Any, handle: Any, ram_gb: float, available_gb: float) -> Gpu:
         name=nvml.nvmlDeviceGetName(handle),
         total_gb=round(total, 2),
         free_gb=round(free, 2),
-        compute_capability=nvml.nvmlDeviceGetCudaComputeCapability(handle),
+        compute_capability=capability,  # of the card: a MIG device is not asked
         uuid=nvml.nvmlDeviceGetUUID(handle),
         unified=unified,
     )
 
 
-def visible_gpus(gpus: Sequence[Gpu], setting: str | None) -> list[Gpu]:
-    """What CUDA_VISIBLE_DEVICES leaves, in its order: as in CUDA, the first name that fits no device ends the list.
+def visible_gpus(cards: Sequence[Sequence[Gpu]], setting: str | None) -> list[Gpu]:
+    """What CUDA_VISIBLE_DEVICES leaves of the cards' devices, in its order: as in CUDA, the first name that fits none ends the list.
 
-    MIG names stand for parts of a card, which are not listed here: with one of them all cards are kept.
+    A card is named by its number or UUID, a MIG device by its UUID; the number of a card that is cut stands for its first device.
+    A process sees one MIG device, and beside it no whole card (NVIDIA's MIG user guide, "CUDA device enumeration").
     """
-    if setting is None or "MIG-" in setting:
-        return list(gpus)
-    chosen: list[Gpu] = []
-    for name in (part.strip() for part in setting.split(",")):
-        named = [gpu for i, gpu in enumerate(gpus) if name == str(i) or (name.startswith("GPU-") and gpu.uuid.startswith(name))]
-        if len(named) != 1:
-            break
-        chosen += named
-    return chosen
+    if setting is None:
+        chosen = [devices[0] for devices in cards if devices]
+    else:
+        chosen = []
+        for name in (part.strip() for part in setting.split(",")):
+            named = [gpu for number, devices in enumerate(cards) for gpu in _named(name, number, devices)]
+            if len(named) != 1:
+                break
+            chosen += named
+    return next(([gpu] for gpu in chosen if gpu.uuid.startswith("MIG-")), chosen)
+
+
+def _named(name: str, number: int, devices: Sequence[Gpu]) -> Sequence[Gpu]:
+    if name == str(number):
+        return devices[:1]
+    return [gpu for gpu in devices if name.startswith(("GPU-", "MIG-")) and gpu.uuid.startswith(name)]
 
 
 def parse_cuda_version(number: int) -> str:

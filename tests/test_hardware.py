@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -46,7 +46,7 @@ MemFree:        23950896 kB
 MemAvailable:   24268064 kB
 HugePages_Total:       0
 """
-SYSCTL = "machdep.cpu.brand_string: Apple M2 Max\nhw.memsize: 34359738368\n"
+MACS = [("Apple M1", 8), ("Apple M2 Max", 32), ("Apple M3 Pro", 18), ("Apple M4 Max", 128)]
 VM_STAT = """Mach Virtual Memory Statistics: (page size of 16384 bytes)
 Pages free:                               65536.
 Pages active:                            500000.
@@ -146,8 +146,10 @@ def test_a_group_never_makes_more_memory_available_than_the_machine_has() -> Non
 
 
 # -- Apple -------------------------------------------------------------------------------------------------------------
-def test_an_apple_chip_is_known_by_its_brand() -> None:
-    assert parse_apple_chip(parse_sysctl(SYSCTL)) == "Apple M2 Max"
+@pytest.mark.parametrize(("chip", "gb"), MACS)
+def test_an_apple_chip_is_known_by_its_brand(chip: str, gb: int) -> None:
+    said = parse_sysctl(f"machdep.cpu.brand_string: {chip}\nhw.memsize: {gb * GB}\n")
+    assert (parse_apple_chip(said), said["hw.memsize"]) == (chip, str(gb * GB))
 
 
 @pytest.mark.parametrize("brand", ["Intel(R) Core(TM) i7-9750H CPU @ 2.60GHz", "VirtualApple @ 2.50GHz processor"])
@@ -164,13 +166,36 @@ class NotSupported(Exception):
     pass
 
 
+class Card(NamedTuple):
+    """What NVML answers for one card: MiB, None for a card that has no memory of its own; the devices that MIG cut it into."""
+
+    name: str
+    total: int | None
+    free: int | None
+    capability: tuple[int, int] = (8, 9)
+    uuid: str = "GPU-0abc"
+    mig: "tuple[Card | None, ...] | None" = None
+
+
+RTX_3060 = Card("NVIDIA GeForce RTX 3060", 12288, 11909, (8, 6))
+RTX_4090 = Card("NVIDIA GeForce RTX 4090", 24564, 23800, (8, 9))
+H100 = Card("NVIDIA H100 80GB HBM3", 81559, 81089, (9, 0))
+GB10 = Card("NVIDIA GB10", None, None, (12, 1))
+SLICES = (
+    Card("NVIDIA A100-SXM4-40GB MIG 3g.20gb", 20096, 20082, (0, 0), "MIG-7f1c"),
+    None,
+    Card("NVIDIA A100-SXM4-40GB MIG 1g.5gb", 4864, 4857, (0, 0), "MIG-91d0"),
+)
+A100_MIG = Card("NVIDIA A100-SXM4-40GB", 40960, 40327, (8, 0), "GPU-5d5b", SLICES)
+
+
 class Driver:
-    """An NVML binding with cards of (name, total MiB, free MiB); no figures for a card that shares the machine's memory."""
+    """NVML's binding, answering for these cards."""
 
     NVMLError = Exception
     NVMLError_NotSupported = NotSupported
 
-    def __init__(self, *cards: tuple[str, int | None, int | None]) -> None:
+    def __init__(self, *cards: Card) -> None:
         self.cards = cards
 
     def nvmlInit(self) -> None: ...
@@ -178,25 +203,38 @@ class Driver:
     def nvmlDeviceGetCount(self) -> int:
         return len(self.cards)
 
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
-        return index
-
-    def nvmlDeviceGetName(self, handle: int) -> str:
-        if self.cards[handle][0] == "lost":
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> Card:
+        if self.cards[index].name == "lost":
             raise RuntimeError("GPU is lost")
-        return self.cards[handle][0]
+        return self.cards[index]
 
-    def nvmlDeviceGetUUID(self, handle: int) -> str:
-        return f"GPU-{handle}abc"
-
-    def nvmlDeviceGetCudaComputeCapability(self, handle: int) -> tuple[int, int]:
-        return (8, 9)
-
-    def nvmlDeviceGetMemoryInfo(self, handle: int) -> SimpleNamespace:
-        _, total, free = self.cards[handle]
-        if total is None or free is None:
+    def nvmlDeviceGetMigMode(self, card: Card) -> list[int]:
+        if card.capability < (8, 0):
             raise NotSupported
-        return SimpleNamespace(total=total * 2**20, free=free * 2**20)
+        return [int(card.mig is not None), 0]
+
+    def nvmlDeviceGetMaxMigDeviceCount(self, card: Card) -> int:
+        return len(card.mig or ())
+
+    def nvmlDeviceGetMigDeviceHandleByIndex(self, card: Card, index: int) -> Card:
+        device = (card.mig or ())[index]
+        if device is None:
+            raise RuntimeError("Not Found")
+        return device
+
+    def nvmlDeviceGetName(self, card: Card) -> str:
+        return card.name
+
+    def nvmlDeviceGetUUID(self, card: Card) -> str:
+        return card.uuid
+
+    def nvmlDeviceGetCudaComputeCapability(self, card: Card) -> tuple[int, int]:
+        return card.capability
+
+    def nvmlDeviceGetMemoryInfo(self, card: Card) -> SimpleNamespace:
+        if card.total is None or card.free is None:
+            raise NotSupported
+        return SimpleNamespace(total=card.total * 2**20, free=card.free * 2**20)
 
     def nvmlSystemGetDriverVersion(self) -> str:
         return "570.86.10"
@@ -210,9 +248,15 @@ class NoDriver(Driver):
         raise RuntimeError("NVML Shared Library Not Found")
 
 
-def test_a_card_is_described_in_gb_with_driver_and_cuda() -> None:
-    answer = nvidia.ask_nvml(Driver(("NVIDIA GeForce RTX 4090", 24564, 23800)), 64, 60)
-    assert answer.gpus == (Gpu(name="NVIDIA GeForce RTX 4090", total_gb=23.99, free_gb=23.24, compute_capability=(8, 9), uuid="GPU-0abc"),)
+@pytest.mark.parametrize(
+    ("card", "total", "free"), [(RTX_3060, 12.0, 11.63), (RTX_4090, 23.99, 23.24), (H100, 79.65, 79.19), (GB10, 119.7, 110.2)]
+)
+def test_a_card_is_described_in_gb_with_driver_and_cuda(card: Card, total: float, free: float) -> None:
+    answer = nvidia.ask_nvml(Driver(card), 119.7, 110.2)
+    described = Gpu(
+        name=card.name, total_gb=total, free_gb=free, compute_capability=card.capability, uuid="GPU-0abc", unified=card.total is None
+    )
+    assert answer.gpus == (described,)
     assert (answer.driver, answer.cuda) == ("570.86.10", "12.8")
 
 
@@ -226,23 +270,38 @@ def test_no_driver_is_no_gpu() -> None:
 
 
 def test_a_card_that_shares_memory_has_the_machines() -> None:
-    (gpu,) = nvidia.ask_nvml(Driver(("NVIDIA GB10", None, None)), 119.7, 110.2).gpus
+    (gpu,) = nvidia.ask_nvml(Driver(GB10), 119.7, 110.2).gpus
     assert (gpu.total_gb, gpu.free_gb, gpu.unified) == (119.7, 110.2, True)
 
 
+def test_of_a_card_that_mig_cuts_up_the_first_part_is_the_device() -> None:
+    (gpu,) = nvidia.ask_nvml(Driver(A100_MIG), 64, 60).gpus
+    assert (gpu.name, gpu.total_gb, gpu.compute_capability) == ("NVIDIA A100-SXM4-40GB MIG 3g.20gb", 19.62, (8, 0))
+
+
+def test_a_card_that_mig_cut_into_nothing_is_no_device() -> None:
+    assert nvidia.ask_nvml(Driver(A100_MIG._replace(mig=(None, None)), RTX_4090), 64, 60).gpus[0].name == RTX_4090.name
+
+
+@pytest.mark.parametrize(("setting", "uuids"), [("MIG-91d0", "MIG-91d0"), ("0", "MIG-7f1c"), ("1", "GPU-0abc"), ("1,0", "MIG-7f1c")])
+def test_a_process_sees_one_part_of_a_card_and_no_whole_card_beside_it(setting: str, uuids: str) -> None:
+    answer = nvidia.ask_nvml(Driver(A100_MIG, RTX_4090), 64, 60, visible=setting)
+    assert [gpu.uuid for gpu in answer.gpus] == [uuids]
+
+
 def test_a_card_that_does_not_answer_hides_no_other(caplog: pytest.LogCaptureFixture) -> None:
-    answer = nvidia.ask_nvml(Driver(("lost", 8192, 8192), ("NVIDIA A40", 46068, 46000)), 64, 60)
+    answer = nvidia.ask_nvml(Driver(Card("lost", 8192, 8192), Card("NVIDIA A40", 46068, 46000)), 64, 60)
     assert [gpu.name for gpu in answer.gpus] == ["NVIDIA A40"]
     assert "GPU 0 does not answer" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("setting", "names"),
-    [(None, "abc"), ("", ""), ("-1", ""), ("2,0", "ca"), ("1,7,0", "b"), ("GPU-2", "c"), ("GPU-", ""), ("MIG-1c2d", "abc")],
+    [(None, "abc"), ("", ""), ("-1", ""), ("2,0", "ca"), ("1,7,0", "b"), ("GPU-2", "c"), ("GPU-", ""), ("MIG-1c2d", "")],
 )
 def test_visible_devices_are_cudas(setting: str | None, names: str) -> None:
-    gpus = [CARD.model_copy(update={"name": name, "uuid": f"GPU-{number}"}) for number, name in enumerate("abc")]
-    assert "".join(gpu.name for gpu in nvidia.visible_gpus(gpus, setting)) == names
+    cards = [[CARD.model_copy(update={"name": name, "uuid": f"GPU-{number}"})] for number, name in enumerate("abc")]
+    assert "".join(gpu.name for gpu in nvidia.visible_gpus(cards, setting)) == names
 
 
 # -- surroundings ------------------------------------------------------------------------------------------------------

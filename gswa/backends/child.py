@@ -27,7 +27,8 @@ SAMPLE_SECONDS = 1.0  # between looks at a living child's memory
 GRACE = 30.0  # seconds that a child has to save its checkpoint after SIGTERM
 # OpenMP's threads sleep where they wait for each other: spinning, a step took twice as long (1.13 s in place of 0.59 s) while
 # another program used the cores, and no less time (0.29 s, 0.35 s) while none did. Measured on two cores, 2026-11.
-CHILD_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
+# CUDA numbers cards by speed where it is not told otherwise, NVML by their place: the probe's first must be the child's first.
+CHILD_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
 Message = dict[str, Any]
 
