@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from gswa.config import RunConfig
 
-BlockKind = Literal["title", "heading", "paragraph", "caption", "reference", "note", "acknowledgement", "other"]
+BlockKind = Literal["title", "heading", "paragraph", "caption", "reference", "note", "acknowledgement", "affiliation", "other"]
 Status = Literal[
     "ok", "repaired", "needs_ocr", "encrypted", "corrupt", "unsupported", "unsafe_xml", "zip_bomb", "too_big",
     "timeout", "crashed", "out_of_memory", "empty", "duplicate",

@@ -10,6 +10,7 @@ _SHORT_FORMS = """
     var ser sec resp viz u.s u.k al jan feb mar apr jun jul aug sep sept oct nov dec
 """
 _ABBREVIATIONS = frozenset(_SHORT_FORMS.split())
+_ENDINGS = frozenset(["al", "sp", "spp", "u.s", "u.k", "jan", "feb", "mar", "apr", "jun", "jul", "aug", "sep", "sept", "oct", "nov", "dec"])
 _LONGEST_ABBREVIATION = 20  # characters looked back for one
 
 
@@ -21,6 +22,12 @@ def paragraph_starts(text: str) -> list[int]:
 def sentence_starts(text: str) -> list[int]:
     """Character positions where a sentence starts after another one; the text's own start is not among them."""
     return [match.end() for match in _CANDIDATE.finditer(text) if match.end() < len(text) and _ends_sentence(text, match)]
+
+
+def ends_in_short_form(text: str) -> bool:
+    """The dot at the end belongs to a short form that a sentence hardly ever ends with: "see Fig.", "cf."."""
+    words = text.rstrip().rsplit(None, 1)
+    return bool(words) and words[-1].endswith(".") and words[-1][:-1].lower().lstrip("([") in _ABBREVIATIONS - _ENDINGS
 
 
 def _ends_sentence(text: str, match: re.Match[str]) -> bool:

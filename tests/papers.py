@@ -22,6 +22,7 @@ class Text(NamedTuple):
     text: str
     size: float = 10
     bold: bool = False
+    face: str = ""  # T: Times, C: Courier
 
 
 def column(paragraphs: Iterable[str], x: float = 60, y: float = 760, characters: int = 60, size: float = 10) -> list[Text]:
@@ -42,7 +43,8 @@ def write_pdf(path: Path, pages: Sequence[Sequence[Text]], password: str = "") -
     document = pikepdf.new()
     for lines in pages:
         page = document.add_blank_page(page_size=(595, 842))
-        page.Resources = pikepdf.Dictionary(Font=pikepdf.Dictionary(R=_font("Helvetica"), B=_font("Helvetica-Bold")))
+        faces = {"R": "Helvetica", "B": "Helvetica-Bold", "T": "Times-Roman", "C": "Courier"}
+        page.Resources = pikepdf.Dictionary(Font=pikepdf.Dictionary({f"/{face}": _font(name) for face, name in faces.items()}))
         page.Contents = document.make_stream(b"\n".join(_show(line) for line in lines))
     document.save(path, encryption=pikepdf.Encryption(user=password, owner=password) if password else False)
     return path
@@ -55,7 +57,7 @@ def _font(name: str) -> pikepdf.Dictionary:
 
 def _show(line: Text) -> bytes:
     text = line.text.encode("cp1252").replace(b"\\", b"\\\\").replace(b"(", b"\\(").replace(b")", b"\\)")
-    return b"BT /%s %g Tf 1 0 0 1 %g %g Tm (%s) Tj ET" % (b"B" if line.bold else b"R", line.size, line.x, line.y, text)
+    return b"BT /%s %g Tf 1 0 0 1 %g %g Tm (%s) Tj ET" % ((line.face or "RB"[line.bold]).encode(), line.size, line.x, line.y, text)
 
 
 def write_docx(path: Path, paragraphs: Iterable[tuple[str, str]]) -> Path:

@@ -57,6 +57,53 @@ def test_line_numbers_in_the_margin_are_left_out(tmp_path: Path) -> None:
     assert texts(write_pdf(tmp_path / "a.pdf", [[*lines, *numbers]])) == list(PROSE * 2)
 
 
+def test_a_number_that_begins_a_line_of_text_is_no_line_number(tmp_path: Path) -> None:
+    lines = column([*PROSE, "In each of the hives that we had watched for a month we counted more than 253 adult bees in June."])
+    numbers = [Text(30, line.y, str(count)) for count, line in enumerate(lines, 1)]
+    assert "253 adult bees" in " ".join(texts(write_pdf(tmp_path / "a.pdf", [[*lines, *numbers]])))
+
+
+def test_every_fifth_line_may_be_numbered(tmp_path: Path) -> None:
+    lines = column(PROSE * 12)
+    numbers = [Text(570, line.y, str(count)) for count, line in enumerate(lines, 1) if count % 5 == 0]
+    assert texts(write_pdf(tmp_path / "a.pdf", [[*lines, *numbers]])) == list(PROSE * 12)
+
+
+def test_columns_with_a_narrow_gutter_are_put_in_order(tmp_path: Path) -> None:
+    left, right = column(PROSE * 3, x=50, characters=47), column([text.replace("e", "o") for text in PROSE * 3], x=287, characters=47)
+    page = sorted([*left, *right], key=lambda line: -line.y)
+    assert texts(write_pdf(tmp_path / "a.pdf", [page])) == [*PROSE * 3, *(text.replace("e", "o") for text in PROSE * 3)]
+
+
+def test_a_superscript_written_before_its_line_stays_where_it_stands(tmp_path: Path) -> None:
+    line = [Text(60, 600, "It was found by others"), Text(180, 600, "that the yield of all of the strains was high.")]
+    page = [*column(PROSE), Text(160, 604, "12,13", 6), *line]
+    assert "by others 12,13 that the yield" in " ".join(texts(write_pdf(tmp_path / "a.pdf", [page])))
+
+
+def test_references_longer_than_the_text_do_not_set_its_size(tmp_path: Path) -> None:
+    references = [f"{n}. Roe J, Doe J (2001) On the growth of bacteria in soil and water. Journal of Soil 12: 345." for n in range(1, 21)]
+    page = [*column(PROSE * 3), Text(60, 460, "References", 10, bold=True), *column(references, y=440, size=8)]
+    assert texts(write_pdf(tmp_path / "a.pdf", [page])) == list(PROSE * 3)
+
+
+def test_a_line_in_another_typeface_over_a_paragraph_is_a_heading(tmp_path: Path) -> None:
+    page = [*column(PROSE[:1]), Text(60, 710, "Strains and media", face="T"), *column(PROSE[1:], y=698)]
+    found = blocks(write_pdf(tmp_path / "a.pdf", [page]))
+    assert [block.kind for block in found] == ["paragraph", "heading", "paragraph", "paragraph"]
+
+
+def test_listings_of_code_are_no_paragraphs(tmp_path: Path) -> None:
+    listing = [Text(60, 650 - 12 * n, f"fit = growth(soil, media={n}, days=4) # we call this for each one.", face="C") for n in range(3)]
+    assert texts(write_pdf(tmp_path / "a.pdf", [[*column(PROSE), *listing]])) == list(PROSE)
+
+
+def test_a_short_form_at_the_end_of_a_column_ends_no_sentence(tmp_path: Path) -> None:
+    first = "The growth of all of the strains that we had kept in soil for more than a year follows from Eq."
+    page = [*column([first], x=50, characters=40), *column([f"(9) and from the law of mass action. {PROSE[1]}"], x=310, characters=40)]
+    assert texts(write_pdf(tmp_path / "a.pdf", [page])) == [f"{first} (9) and from the law of mass action. {PROSE[1]}"]
+
+
 def test_a_title_and_headings_are_told_from_the_text(tmp_path: Path) -> None:
     page = [Text(60, 790, "Growth of bacteria in soil", 18), Text(60, 760, "Strains and media", 10, bold=True), *column(PROSE, y=740)]
     found = blocks(write_pdf(tmp_path / "a.pdf", [page]))

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Callable
 from itertools import pairwise
 
-from gswa.corpus.lines import Line, overlap_x
+from gswa.corpus.lines import Line, overlap_x, same_row
 
 MAX_DEPTH = 12
 Parts = list[list[Line]] | None
@@ -27,8 +27,19 @@ def _cut(lines: list[Line], depth: int) -> list[Line]:
             parts = way(lines)
             if parts:
                 return [line for part in parts for line in _cut(part, depth + 1)]
-    height = statistics.median(line.size for line in lines) if lines else 1.0
-    return sorted(lines, key=lambda line: (-round(line.baseline / max(height * 0.6, 1)), line.x0))
+    return [line for row in _rows(lines) for line in sorted(row, key=lambda line: line.x0)]
+
+
+def _rows(lines: list[Line]) -> list[list[Line]]:
+    """From the top down; a superscript is in the row of its line."""
+    rows: list[list[Line]] = []
+    for line in sorted(lines, key=lambda line: -line.baseline):
+        row = next((row for row in rows[-3:] if same_row(max(row, key=lambda part: part.width), line)), None)
+        if row is None:
+            rows.append([line])
+        else:
+            row.append(line)
+    return rows
 
 
 def _widest_gap(lines: list[Line], span: Callable[[Line], tuple[float, float]], least: float) -> float | None:

@@ -46,12 +46,7 @@ def join_around_formulas(drafts: Iterable[Draft]) -> list[Draft]:
     joined: list[Draft] = []
     for draft in drafts:
         before = next((at for at in range(len(joined) - 1, -1, -1) if joined[at].hint != "other"), None)
-        if (
-            before is not None
-            and draft.hint == joined[before].hint == ""
-            and WHERE.match(draft.text)
-            and joined[before].text[-1] not in ".!?"
-        ):
+        if before is not None and draft.hint == joined[before].hint == "" and WHERE.match(draft.text):
             joined[before] = joined[before]._replace(text=f"{joined[before].text} {draft.text}")
         else:
             joined.append(draft)

@@ -25,21 +25,22 @@ BODY = (
     r"|discussions?(?: and conclusions?)?|conclusions?(?: and (?:future work|outlook|perspectives))?|concluding remarks|limitations"
     r"|future work|outlook|appendix(?: [A-Z\d])?|appendices|ethics statement|statistical analysis|data analysis|摘要|引言|结论"
 )
+ABSTRACT = re.compile(r"(?:\W|\d)*(?:abstract|summary)\W*", re.IGNORECASE)
 ZONE_PATTERNS = {kind: re.compile(NUMBER + f"(?:{names})" + r"\s*[.:]?", re.IGNORECASE) for kind, names in ZONES.items()}
 BODY_PATTERN = re.compile(NUMBER + f"(?:{BODY})" + r"\s*[.:]?", re.IGNORECASE)
 NUMBERED = re.compile(r"(?:\d{1,2}(?:\.\d{1,2}){0,3}\.?|[A-Z]\.\d{1,2}(?:\.\d{1,2})*\.?|[IVX]{1,4}\.)\s+[A-Z\u4e00-\u9fff]")
 CAPTION = re.compile(
     r"(?:extended data |supplementa(?:ry|l) |supporting )?"
     r"(?:fig(?:ure)?s?|table|scheme|chart|plate|algorithm|listing|box|video|movie|text|dataset|file)\.?\s*"
-    r"[A-Z]?\d{1,3}[A-Za-z]?(?:\.\d+)?\s*(?:[.:|—–]|\((?:continued|cont\.)|$)",
+    r"[A-Z]?\d{1,3}[A-Za-z]?(?:\.\d+)?\s*(?:[.:|]|[—–](?!\w)|\((?:continued|cont\.)|$)",
     re.IGNORECASE,
 )
-BARE_CAPTION = re.compile(r"(?:fig(?:ure)?|table)\.?\s*[A-Z]?\d{1,3}\s+[A-Z(]", re.IGNORECASE)
+BARE_CAPTION = re.compile(r"(?i:fig(?:ure)?|table)\.?\s*[A-Z]?\d{1,3}\s+[A-Z(]")
 RUN_IN_ABSTRACT = re.compile(r"(abstract|summary)\s*(?:[.:—–-]+\s*|(?<=ABSTRACT)\s+)(?=[A-Z])", re.IGNORECASE)
 RUN_IN_NOTE = re.compile(
     r"(?:key ?words?|index terms|citation|editor|academic editor|received|copyright|©|\(c\) ?\d{4}|corresponding author"
     r"|\*? ?correspondence|e-?mail|doi"
-    r"|abbreviations|data availability(?: statement)?|published|this is an open[- ]access)\b\s*[:.—–©]?|https?://",
+    r"|abbreviations|data availability(?: statement)?|published|this is an open[- ]access|permission to (?:make|copy)|this work is licensed)\b\s*[:.—–©]?|https?://",
     re.IGNORECASE,
 )
 RUN_IN_THANKS = re.compile(
@@ -53,9 +54,15 @@ def zone_of(heading: str) -> BlockKind | None:
     return next((kind for kind, pattern in ZONE_PATTERNS.items() if pattern.fullmatch(heading.strip())), None)
 
 
+def is_abstract(heading: str) -> bool:
+    return ABSTRACT.fullmatch(heading) is not None
+
+
 def is_known_heading(text: str) -> bool:
+    """The name of a part, and not the last word of a sentence: it begins with a capital."""
     text = text.strip()
-    return len(text) < 80 and (BODY_PATTERN.fullmatch(text) is not None or zone_of(text) is not None)
+    first = next((c for c in text if c.isalpha()), "")
+    return len(text) < 80 and not first.islower() and (BODY_PATTERN.fullmatch(text) is not None or zone_of(text) is not None)
 
 
 def is_numbered_heading(text: str) -> bool:

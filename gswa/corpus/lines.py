@@ -44,7 +44,7 @@ def upright(lines: list[Line]) -> list[Line]:
 
 
 def ends_sentence(text: str) -> bool:
-    return bool(TERMINAL.search(text.strip()))
+    return TERMINAL.search(text.rstrip()[-120:]) is not None
 
 
 def overlap_x(a: Line, b: Line) -> float:
@@ -62,13 +62,33 @@ def same_row(a: Line, b: Line) -> bool:
 def merge_rows(lines: list[Line], gap: float = 1.6) -> list[Line]:
     """Neighbours in reading order that stand on one visual line, no further apart than `gap` ems, become one."""
     rows: list[Line] = []
-    for line in lines:
+    for line in (line for row in _runs_of_rows(lines) for line in sorted(row, key=lambda line: line.x0)):
         last = rows[-1] if rows else None
-        if last and same_row(last, line) and -0.4 * last.size < line.x0 - last.x1 < gap * max(last.size, line.size):
+        if last and same_row(last, line) and -0.4 * last.size < line.x0 - last.x1 < gap * max(last.size, line.size) * _stretch(rows, line):
             rows[-1] = _joined(last, line)
         else:
             rows.append(line)
     return rows
+
+
+def _runs_of_rows(lines: list[Line]) -> list[list[Line]]:
+    """Neighbours of one row together: programs that write by height write a superscript before the line that it is in."""
+    runs: list[list[Line]] = []
+    for line in lines:
+        if runs and same_row(max(runs[-1], key=lambda part: part.width), line):
+            runs[-1].append(line)
+        else:
+            runs.append([line])
+    return runs
+
+
+def _stretch(rows: list[Line], line: Line) -> float:
+    """2 in a line of text that was stretched to the column's width: the line above it runs over the gap. Else 1."""
+    if len(rows) < 2:
+        return 1
+    above, last = rows[-2:]
+    over = above.x0 < last.x1 and above.x1 > line.x0 and above.font == last.font and abs(above.size - last.size) < 0.1
+    return 2 if over and 0 < above.baseline - last.baseline < 1.6 * last.size else 1
 
 
 def _joined(a: Line, b: Line) -> Line:

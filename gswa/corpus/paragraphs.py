@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from gswa.corpus.headings import is_caption, is_known_heading
+from gswa.corpus.headings import is_caption, is_known_heading, is_numbered_heading
 from gswa.corpus.lines import HYPHEN, Line, ends_sentence, overlap_x
 
 BULLET = re.compile(r"[•▪■●◦‣–*\uf0b7\uf0a7]\s*\S|\(?(?:\d{1,2}|[a-z]|[ivx]{1,4})[.)]\s")
@@ -83,7 +83,10 @@ def _begins(paragraph: list[Line], line: Line, before: Column, here: Column, set
         return True
     if line.size > 1.1 * setting.size and line.bold == last.bold:
         return step > 1.4 * line.size  # a title or heading over several lines, often centred
-    return _begins_by_shape(last, line, before, here, step > 1.1 * usual)
+    if len(paragraph) == 1 and _is_heading_over(last, line, before):
+        return True
+    hangs = len(paragraph) == 1 and (BULLET.match(last.text) is not None or (line.bold and is_numbered_heading(last.text)))
+    return _begins_by_shape(last, line, before, here, step > 1.1 * usual, hangs)
 
 
 def _changes_weight(last: Line, line: Line) -> bool:
@@ -91,10 +94,15 @@ def _changes_weight(last: Line, line: Line) -> bool:
     return last.bold != line.bold and not inside
 
 
-def _begins_by_shape(last: Line, line: Line, before: Column, here: Column, wide_step: bool) -> bool:
+def _is_heading_over(last: Line, line: Line, column: Column) -> bool:
+    """A line in another typeface that had room for the next line's first word."""
+    return last.font != line.font and line.text[:1].isupper() and not ends_sentence(last.text) and _spare_width(last, line, column) > 0
+
+
+def _begins_by_shape(last: Line, line: Line, before: Column, here: Column, wide_step: bool, hangs: bool) -> bool:
     if _centred(last, line):
         return wide_step and ends_sentence(last.text)
-    if line.x0 - here.left > 0.6 * line.size and line.x0 - last.x0 > 0.5 * line.size and not BULLET.match(last.text):
+    if line.x0 - here.left > 0.6 * line.size and line.x0 - last.x0 > 0.5 * line.size and not hangs:
         return True
     ended = ends_sentence(last.text)
     if ended and (wide_step or BULLET.match(line.text) or is_caption(line.text)):

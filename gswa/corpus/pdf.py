@@ -2,6 +2,7 @@
 
 import io
 import logging
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from gswa.records import Status
 MAX_PAGES = 3000
 WRONG_PASSWORD = 4  # FPDF_ERR_PASSWORD
 MIN_LETTERS = 25  # on a page, taken over the document: less is no text layer (a stamp, page numbers)
+UNNAMED = re.compile("[\ufffd\ue000-\uf8ff]")
 ENCRYPTED = "it asks for a password; save it without one"
 
 
@@ -105,8 +107,8 @@ def check_text_layer(pages: Iterable[Iterable[Line]], drawn: bool) -> None:
     """Raises SetAside where the pages are pictures, or letters that no font names."""
     texts = ["".join(line.text for line in lines) for lines in pages]
     text = "".join(texts)
-    letters = sum(c.isalpha() for c in text)
-    unnamed = sum(c == "\ufffd" or "\ue000" <= c <= "\uf8ff" for c in text)
+    letters = sum(map(str.isalpha, text))
+    unnamed = len(UNNAMED.findall(text))
     if not text.strip() and not drawn:
         raise SetAside("empty", "its pages are blank")
     if (len(texts) > 1 and letters < MIN_LETTERS * len(texts)) or letters < 3:

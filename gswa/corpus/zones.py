@@ -9,6 +9,7 @@ from gswa.corpus.headings import (
     RUN_IN_ABSTRACT,
     RUN_IN_NOTE,
     RUN_IN_THANKS,
+    is_abstract,
     is_caption,
     is_known_heading,
     is_numbered_heading,
@@ -21,6 +22,9 @@ Hint = Literal["", "title", "heading", "caption", "reference", "small", "note", 
 MIN_WORDS = 20  # of a paragraph that does not end as a sentence
 MIN_WORDS_OF_SENTENCE = 4
 MAX_FRONT_WORDS = 100  # of a block before the first sentence that is names, not text cut off
+MIN_ABSTRACT_WORDS = 60  # of an abstract in small print that no heading names
+MAX_FRONT_BLOCKS = 30  # among which an abstract's heading stands
+NAME_PARTICLES = frozenset(["and", "de", "da", "del", "della", "der", "den", "di", "dos", "du", "la", "le", "van", "von", "zu", "el", "al"])
 REFERENCE = re.compile(r"(?:\[\d{1,3}\]|\d{1,3}[.)])\s+(?=.{0,400}\b(?:1[89]|20)\d\d\b)\D")
 AFFILIATION = re.compile(
     r"\b(?:universit\w+|institut\w*|department|dept|school|college|faculty|laborator\w+|hospital|centre|center|academy|division)\b|@",
@@ -41,8 +45,12 @@ def type_blocks(drafts: Iterable[Draft]) -> tuple[Block, ...]:
     blocks: list[Block] = []
     zone: BlockKind | None = None
     section, front = "", True
-    for draft in _prepared(drafts):
+    prepared = _prepared(drafts)
+    abstract = next((at for at, draft in enumerate(prepared[:MAX_FRONT_BLOCKS]) if _is_abstract(draft)), 0)
+    for at, draft in enumerate(prepared):
         kind = _kind(draft, zone, section, front)
+        if at < abstract and kind in ("heading", "paragraph"):
+            kind = "affiliation"  # whatever stands between the title and the abstract names authors and their places
         if kind == "heading":
             zone, section, front = zone_of(draft.text), draft.text, False
         elif kind == "paragraph":
@@ -86,7 +94,7 @@ def _kind(draft: Draft, zone: BlockKind | None, section: str, front: bool) -> Bl
     if hint in ("title", "caption", "reference", "note", "other"):
         return hint
     if hint == "heading":
-        return "heading" if zone != "reference" or not _is_reference(text) else "reference"
+        return _kind_of_heading(text, zone, front)
     if zone:
         return zone
     if is_caption(text):
@@ -95,15 +103,44 @@ def _kind(draft: Draft, zone: BlockKind | None, section: str, front: bool) -> Bl
         return "reference"
     if RUN_IN_THANKS.match(text):
         return "acknowledgement"
-    if RUN_IN_NOTE.match(text) or (hint == "small" and not re.match("(?i)abstract|summary", section)):
+    if RUN_IN_NOTE.match(text) or (hint == "small" and not _is_abstract_in_small_print(text, section, front)):
         return "note"
     if front and _is_front_matter(text):
-        return "other"
+        return "affiliation"
     return "paragraph" if is_prose(text) else "other"
+
+
+def _kind_of_heading(text: str, zone: BlockKind | None, front: bool) -> BlockKind:
+    if front and _is_names(text) and not is_known_heading(text):
+        return "affiliation"
+    return "reference" if zone == "reference" and not _opens_part(text) else "heading"
+
+
+def _is_abstract_in_small_print(text: str, section: str, front: bool) -> bool:
+    unnamed = front and count_words(text) >= MIN_ABSTRACT_WORDS and is_prose(text) and not _is_front_matter(text)
+    return unnamed or is_abstract(section)
+
+
+def _opens_part(heading: str) -> bool:
+    """Ends the list of references, as "Appendix A" does and no reference that looks like a heading."""
+    if is_known_heading(heading) or is_numbered_heading(heading):
+        return not _is_reference(heading)
+    return len(heading.split()) <= 8 and not re.search(r"[,\d]|\b[A-Z]\.", heading)
 
 
 def _is_reference(text: str) -> bool:
     return REFERENCE.match(text) is not None and count_words(text) < 80
+
+
+def _is_abstract(draft: Draft) -> bool:
+    return draft.hint == "heading" and is_abstract(draft.text)
+
+
+def _is_names(text: str) -> bool:
+    """Several people: every word begins with a capital, but for the small ones that belong to names."""
+    words = re.findall(r"[^\W\d_][^\W\d_.'’-]*", text)
+    named = sum(word[0].isupper() or word in NAME_PARTICLES for word in words)
+    return re.search(r",|\band\b|&", text) is not None and len(words) > 2 and named == len(words)
 
 
 def _is_front_matter(text: str) -> bool:
@@ -113,12 +150,13 @@ def _is_front_matter(text: str) -> bool:
 
 
 def is_prose(text: str) -> bool:
-    """Running text that can be read: sentences, mostly of letters, few that no font could name."""
-    dense = text.replace(" ", "")
+    """Running text that can be read: sentences, mostly of letters or of plain words, few that no font could name."""
+    dense, words = text.replace(" ", ""), text.split()
+    plain = sum(word.islower() and word.strip(".,;:()").isalpha() for word in words)
     if (
         not dense
-        or sum(c.isalpha() for c in dense) < 0.65 * len(dense)
+        or (sum(c.isalpha() for c in dense) < 0.65 * len(dense) and plain < 0.35 * len(words))
         or sum(c == "\ufffd" or "\ue000" <= c <= "\uf8ff" for c in dense) > 0.01 * len(dense)
     ):
         return False
-    return count_words(text) >= (MIN_WORDS_OF_SENTENCE if ends_sentence(text) else MIN_WORDS)
+    return count_words(text) >= (MIN_WORDS_OF_SENTENCE if ends_sentence(text) else MIN_WORDS) or plain >= max(12, 0.55 * len(words))
