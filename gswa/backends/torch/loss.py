@@ -24,13 +24,15 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         for start in range(0, len(targets), CHUNK):
             rows = slice(start, start + CHUNK)
             target = targets[rows, None]
-            logits = (hidden[rows] @ head.t()).float()
-            normaliser = torch.logsumexp(logits, dim=-1, keepdim=True)
-            total += (normaliser - logits.gather(1, target)).sum()
+            weights = (hidden[rows] @ head.t()).float()  # the logits; one tensor of them, changed in place, is all there ever is
+            peak, chosen = weights.amax(-1, keepdim=True), weights.gather(1, target)
+            normaliser = weights.sub_(peak).exp_().sum(-1, keepdim=True)
+            total += (normaliser.log() + peak - chosen).sum()
             if gradient is not None:
-                slope = logits.sub_(normaliser).exp_()
-                slope.scatter_add_(1, target, torch.full_like(target, -1, dtype=slope.dtype))
-                gradient[rows] = (slope / divisor).to(head.dtype) @ head
+                slope = weights.div_(normaliser).scatter_add_(1, target, torch.full_like(chosen, -1)).div_(divisor)
+                gradient[rows] = slope.to(head.dtype) @ head
+                del slope
+            del weights
         ctx.save_for_backward(gradient)
         mean: torch.Tensor = total / divisor
         return mean
