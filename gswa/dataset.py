@@ -1,28 +1,25 @@
-"""One chat rendering for every backend, and its loss mask.
+"""One chat rendering for every backend, its loss mask and its length.
 
 messages   user: Hi    assistant: Yes
 rendered   <|im_start|>user\\nHi<|im_end|>\\n<|im_start|>assistant\\nYes<|im_end|>\\n
 mask       ................................................................++++++++++..      + carries loss
 """
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
 
 from gswa.errors import DataError
 from gswa.records import Message
+from gswa.tokens import MARK, Line, encode, special_marks
+from gswa.tokens import Tokenizer as Tokenizer
 
-Tokenizer = Any  # transformers' PreTrainedTokenizerFast; its import costs a second, so that only load_tokenizer pays
+Span: TypeAlias = tuple[int, int]
+Mask: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
 
-PLACE_HOLDER = "\ue000"  # private use: no template and no paper says it
-
-
-class Encoding(NamedTuple):
-    """`offsets` are (start, end) character positions of each token of `ids` in the text."""
-
-    ids: list[int]
-    offsets: list[tuple[int, int]]
+CHARACTERS_AT_ONCE = 1_000_000
 
 
 class Rendered(NamedTuple):
@@ -30,6 +27,13 @@ class Rendered(NamedTuple):
 
     ids: list[int]
     mask: list[bool]
+
+
+class Lengths(NamedTuple):
+    """Tokens of a rendered chat, and those of them that carry loss."""
+
+    tokens: int
+    target_tokens: int
 
 
 def load_tokenizer(model: Path | str) -> Tokenizer:
@@ -41,12 +45,9 @@ def load_tokenizer(model: Path | str) -> Tokenizer:
         raise DataError(f"{model}: has no tokenizer.json; splitting needs the character offsets of a fast tokenizer")
     if not tokenizer.chat_template:
         raise DataError(f"{model}: its tokenizer has no chat template; choose an instruction-tuned model")
+    tokenizer.backend_tokenizer.no_truncation()  # some tokenizer.json bring a limit along, at which text would be cut without a word
+    tokenizer.backend_tokenizer.no_padding()
     return tokenizer
-
-
-def encode(tokenizer: Tokenizer, text: str) -> Encoding:
-    """Token ids and offsets of plain text: what looks like a special token in it stays text."""
-    return _encode(tokenizer, text, [(0, len(text))])
 
 
 def render(tokenizer: Tokenizer, messages: Sequence[Message]) -> Rendered:
@@ -54,65 +55,86 @@ def render(tokenizer: Tokenizer, messages: Sequence[Message]) -> Rendered:
 
     Raises DataError for a template that rewrites earlier turns: no mask would be right for it.
     """
-    chat = [message.model_dump() for message in messages]
-    text = _template(tokenizer, chat)
-    spans = []
-    for i, message in enumerate(messages):
-        if message.role == "assistant":
-            before = _template(tokenizer, chat[:i], prompt=True)
-            after = _template(tokenizer, chat[: i + 1]).rstrip()
-            if not text.startswith(before) or not text.startswith(after):
-                raise DataError("the model's chat template rewrites earlier turns, so no loss mask is right for it; choose another model")
-            spans.append((len(before), len(after)))
-    ids, offsets = _encode(tokenizer, text, _contents(tokenizer, text, messages))
-    mask = [any(start < end and first <= start and end <= last for first, last in spans) for start, end in offsets]
-    return Rendered(ids, mask)
+    (rendered,) = render_all(tokenizer, [messages])
+    return rendered
+
+
+def render_all(tokenizer: Tokenizer, chats: Iterable[Sequence[Message]]) -> Iterator[Rendered]:
+    """`render` for many chats, several at a time on all cores."""
+    return (Rendered(line.ids, mask.tolist()) for line, mask in _lines(tokenizer, chats))
+
+
+def lengths(tokenizer: Tokenizer, chats: Iterable[Sequence[Message]]) -> Iterator[Lengths]:
+    """What `render_all` would count."""
+    return (Lengths(len(line.ids), int(mask.sum())) for line, mask in _lines(tokenizer, chats))
 
 
 def render_prompt(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
     """Token ids of a chat that waits for the assistant's answer."""
-    text = _template(tokenizer, [message.model_dump() for message in messages], prompt=True)
-    return _encode(tokenizer, text, _contents(tokenizer, text, messages)).ids
+    text = _template(tokenizer, _turns(messages), prompt=True)
+    line = Line(text, _marks(tokenizer, text, messages))
+    encode(tokenizer, [line])
+    return line.ids
 
 
-def _template(tokenizer: Tokenizer, chat: list[dict[str, Any]], prompt: bool = False) -> str:
+# -- the template ----------------------------------------------------------------------------------------------------------
+def _turns(messages: Sequence[Message]) -> list[dict[str, str]]:
+    return [{"role": message.role, "content": message.content} for message in messages]
+
+
+def _template(tokenizer: Tokenizer, chat: list[dict[str, str]], prompt: bool = False) -> str:
     return str(tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=prompt))
 
 
-def _contents(tokenizer: Tokenizer, text: str, messages: Sequence[Message]) -> list[tuple[int, int]]:
-    """Where the words of each message that looks like it holds a special token stand in the rendered text.
-
-    Found by rendering a place-holder in the message's stead: its words alone might be found in the template's own.
-    """
-    special = _special_pattern(tokenizer)
-    chat = [message.model_dump() for message in messages]
-    spans = []
+def _rendered(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[Line, list[Span]]:
+    """The text of a chat, and where in it the assistant speaks."""
+    chat = _turns(messages)
+    text = _template(tokenizer, chat)
+    answers = []
     for i, message in enumerate(messages):
-        if special.search(message.content):
-            start = _template(tokenizer, [*chat[:i], {**chat[i], "content": PLACE_HOLDER}]).find(PLACE_HOLDER)
+        if message.role == "assistant":
+            before = _template(tokenizer, chat[:i], prompt=True)
+            after = (text if i == len(chat) - 1 else _template(tokenizer, chat[: i + 1])).rstrip()
+            if not text.startswith(before) or not text.startswith(after):
+                raise DataError("the model's chat template rewrites earlier turns, so no loss mask is right for it; choose another model")
+            answers.append((len(before), len(after)))
+    return Line(text, _marks(tokenizer, text, messages)), answers
+
+
+def _marks(tokenizer: Tokenizer, text: str, messages: Sequence[Message]) -> list[int]:
+    """Where in the rendered text the messages' own words must be broken up.
+
+    The words are found by rendering a mark in their stead: they might stand in the template's own text as well.
+    """
+    marks = []
+    for i, message in enumerate(messages):
+        if special_marks(tokenizer, message.content):
+            chat = _turns(messages[: i + 1])
+            start = _template(tokenizer, [*chat[:i], {**chat[i], "content": MARK}]).find(MARK)
             content = next((c for c in (message.content, message.content.strip()) if text.startswith(c, start)), None)
             if start < 0 or content is None:
                 raise DataError("the model's chat template changes the words of a message; choose another model")
-            spans.append((start, start + len(content)))
-    return spans
+            marks += special_marks(tokenizer, text, start, start + len(content))
+    return marks
 
 
-def _encode(tokenizer: Tokenizer, text: str, plain: Iterable[tuple[int, int]]) -> Encoding:
-    """Encode with special tokens recognised only outside the `plain` spans.
-
-    A literal such as <|im_end|> in a paper is encoded in two halves, since a tokenizer sees special tokens everywhere.
-    """
-    special = _special_pattern(tokenizer)
-    cuts = [match.start() + 1 for start, end in plain for match in special.finditer(text, start, end)]
-    ids: list[int] = []
-    offsets: list[tuple[int, int]] = []
-    for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True):
-        part = tokenizer.backend_tokenizer.encode(text[start:end], add_special_tokens=False)
-        ids += part.ids
-        offsets += [(a + start, b + start) for a, b in part.offsets]
-    return Encoding(ids, offsets)
+def _lines(tokenizer: Tokenizer, chats: Iterable[Sequence[Message]]) -> Iterator[tuple[Line, Mask]]:
+    """Encoded chats and their masks."""
+    some: list[tuple[Line, list[Span]]] = []
+    size = 0
+    for messages in chats:
+        some.append(_rendered(tokenizer, messages))
+        size += len(some[-1][0].text)
+        if size > CHARACTERS_AT_ONCE:
+            yield from _masked(tokenizer, some)
+            some, size = [], 0
+    yield from _masked(tokenizer, some)
 
 
-def _special_pattern(tokenizer: Tokenizer) -> re.Pattern[str]:
-    literals = sorted((t for t in tokenizer.get_added_vocab() if len(t) > 1), key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, literals)) or r"(?!)")
+def _masked(tokenizer: Tokenizer, lines: list[tuple[Line, list[Span]]]) -> Iterator[tuple[Line, Mask]]:
+    encode(tokenizer, [line for line, _ in lines])
+    for line, answers in lines:
+        mask = np.zeros(len(line.ids), dtype=bool)
+        for answer in answers:
+            mask |= line.within(*answer)
+        yield line, mask

@@ -1,27 +1,38 @@
 """Example → Chunks, none longer than the limit as the chat template renders it, and nothing lost.
 
 A chunk is a span of characters of its example's target; spans are in order and only white space lies between them. Part 1
-keeps the user's prompt, each later part is asked to continue the sentences before it.
+keeps the user's prompt, each later part is asked to continue the sentences before it. Where the prompt is too long, and each
+of its paragraphs has its own in the answer, both are cut at the same paragraphs.
 """
 
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from typing import NamedTuple, TypeAlias
 
+import numpy as np
+
+from gswa.aligned import Aligned, aligned
 from gswa.config import Strategy
-from gswa.dataset import Rendered, Tokenizer, encode, render
+from gswa.dataset import Lengths, Tokenizer, lengths
 from gswa.errors import ConfigError
+from gswa.formats import TEXT_KIND
 from gswa.lengths import Divided
+from gswa.measure import Measured, word_counts
 from gswa.passages import CONTINUE_KIND
 from gswa.records import Chunk, Example, Message
-from gswa.spans import Budget, Measured, Span, context_start, measured, plan
+from gswa.spans import Budget, Span, context_starts, plan
 
 CONTINUE = "Continue the text from where this part of it ends."
 OPEN = "Write the opening of a text."
-CONTEXT_SHARE = 8  # a later part may spend one token in so many on the text before it
+NEXT = "Go on in the same way with the next part of the text."
+CONTEXT_SHARE = 40  # a later part may spend one token in so many on the text before it
+LEAST_CONTEXT = 12  # tokens
+CHARACTERS_AT_ONCE = 1_000_000  # of examples that are counted together
 
 EMPTY = "the answer is empty"
 LONG_PROMPT = "the prompt leaves less than a quarter of the limit for the answer"
 NO_ROOM = "no cut keeps the answer under the limit"
+
+Chat: TypeAlias = tuple[Message, ...]
 
 
 class Rules(NamedTuple):
@@ -32,27 +43,20 @@ class Rules(NamedTuple):
     strategy: Strategy = "auto"
     overlap: int = 0
 
+    @property
+    def context(self) -> int:
+        """Tokens that a later part may spend on the text before it."""
+        return max(LEAST_CONTEXT, self.max_tokens // CONTEXT_SHARE, self.overlap)
+
+    def measure(self, text: str) -> Measured:
+        return word_counts(self.tokenizer).measure(text)
+
 
 def split_examples(examples: Iterable[Example], rules: Rules) -> Iterator[Divided]:
     """Each example with its chunks, or with the reason why it has none. Raises ConfigError for an overlap over half the limit."""
     if not 0 <= rules.overlap <= rules.max_tokens // 2:
         raise ConfigError(f"--overlap {rules.overlap}: must lie between 0 and half of the limit ({rules.max_tokens // 2} tokens)")
-    return (divide(example, rules) for example in examples)
-
-
-def divide(example: Example, rules: Rules) -> Divided:
-    rendered = render(rules.tokenizer, example.messages)
-    tokens = len(rendered.ids)
-    if not example.target.strip():
-        return Divided(example=example, tokens=tokens, reason=EMPTY)
-    if tokens <= rules.max_tokens:
-        whole = _chunk(example, example.messages, rendered, span=(0, len(example.target)))
-        return Divided(example=example, tokens=tokens, chunks=(whole,))
-    prompt = _fitting_prompt(example, rules)
-    if prompt is None:
-        return Divided(example=example, tokens=tokens, reason=LONG_PROMPT)
-    chunks = _chunks(example, prompt, rules)
-    return Divided(example=example, tokens=tokens, chunks=chunks, reason="" if chunks else NO_ROOM)
+    return (divided for some in _batches(examples) for divided in _together([_division(example, rules) for example in some], rules))
 
 
 def divide_span(example: Example, span: Span, rules: Rules) -> Divided:
@@ -63,48 +67,161 @@ def divide_span(example: Example, span: Span, rules: Rules) -> Divided:
     start, end = span
     prompt = example.messages[:-1]
     if start > 0:
-        prompt = _continuation(
-            example, _context(_measure(example.target, rules), start, max(rules.max_tokens // CONTEXT_SHARE, rules.overlap))
-        )
-    piece = example.model_copy(update={"messages": (*prompt, Message(role="assistant", content=example.target[start:end]))})
-    divided = divide(piece, rules)
+        prompt = _continuation(example, _context(rules.measure(example.target), start, rules.context))
+    piece = example.model_copy(update={"messages": _answered(prompt, example.target[start:end])})
+    (divided,) = _together([_division(piece, rules)], rules)
     moved = tuple(chunk.model_copy(update={"span": (chunk.span[0] + start, chunk.span[1] + start)}) for chunk in divided.chunks)
     return Divided(example=example, tokens=divided.tokens, chunks=moved, reason=divided.reason)
 
 
-# -- the target ----------------------------------------------------------------------------------------------------------
-def _chunks(example: Example, prompt: tuple[Message, ...], rules: Rules) -> tuple[Chunk, ...]:
-    """The target in parts that fit, none where that cannot be done.
+# -- many at once ----------------------------------------------------------------------------------------------------------
+# A step of a division asks for the lengths of chats and goes on once they are known; many wait for one call of the tokenizer.
+Division: TypeAlias = Generator[Sequence[Chat], list[Lengths], Divided]
 
-    Tokens merge differently at a cut and at the template's borders, so each part is rendered; what is over shrinks the
-    budget, and the cuts are planned anew.
-    """
-    text = _measure(example.target, rules)
-    room = max(rules.max_tokens // CONTEXT_SHARE, rules.overlap)
-    later = _prompt_tokens(_continuation(example, ""), rules) + room
-    budget = Budget(rules.max_tokens - _prompt_tokens(prompt, rules), rules.max_tokens - later)
+
+def _together(divisions: list[Division], rules: Rules) -> list[Divided]:
+    done: dict[int, Divided] = {}
+    asked = {number: next(division) for number, division in enumerate(divisions)}
+    while asked:
+        counted = lengths(rules.tokenizer, [chat for chats in asked.values() for chat in chats])
+        answers = {number: [next(counted) for _ in chats] for number, chats in asked.items()}
+        for number, answer in answers.items():
+            try:
+                asked[number] = divisions[number].send(answer)
+            except StopIteration as end:
+                done[number] = end.value
+                del asked[number]
+    return [done[number] for number in range(len(divisions))]
+
+
+def _batches(examples: Iterable[Example]) -> Iterator[list[Example]]:
+    some: list[Example] = []
+    size = 0
+    for example in examples:
+        some.append(example)
+        size += sum(len(message.content) for message in example.messages)
+        if size >= CHARACTERS_AT_ONCE:
+            yield some
+            some, size = [], 0
+    yield some
+
+
+# -- one example -----------------------------------------------------------------------------------------------------------
+def _division(example: Example, rules: Rules) -> Division:
+    empty = not example.target.strip()
+    text = None if empty or _is_short(example, rules) else rules.measure(example.target)
+    if text is None or _may_fit(example, text, rules):
+        (whole,) = yield [example.messages]
+        if empty:
+            return Divided(example=example, tokens=whole.tokens, reason=EMPTY)
+        if whole.tokens <= rules.max_tokens:
+            return Divided(example=example, tokens=whole.tokens, chunks=(_chunk(example, example.messages, whole),))
+    chunks, reason = yield from _split(example, text or rules.measure(example.target), rules)
+    tokens = chunks[0].tokens + sum(chunk.target_tokens - 1 for chunk in chunks[1:]) if chunks else 0
+    if tokens <= rules.max_tokens:
+        (whole,) = yield [example.messages]
+        tokens = whole.tokens
+        if tokens <= rules.max_tokens:
+            chunks, reason = (_chunk(example, example.messages, whole),), ""
+    return Divided(example=example, tokens=tokens, chunks=chunks, reason=reason)
+
+
+def _is_short(example: Example, rules: Rules) -> bool:
+    return sum(len(message.content) for message in example.messages) <= 2 * rules.max_tokens
+
+
+def _may_fit(example: Example, target: Measured, rules: Rules) -> bool:
+    """False where counting the whole would be in vain: the words alone are over the limit, and by more than they can be wrong."""
+    prompt = sum(rules.measure(message.content).total for message in example.messages[:-1])
+    return prompt + target.total <= 1.01 * rules.max_tokens + 8
+
+
+Chunks: TypeAlias = tuple[tuple[Chunk, ...], str]  # and, where there are none, the reason
+
+
+def _split(example: Example, text: Measured, rules: Rules) -> Generator[Sequence[Chat], list[Lengths], Chunks]:
+    found = yield from _fitting_prompt(example, rules)
+    if found is None:
+        pairs = aligned(example.messages[-2].content, example.target) if _turns(example) == 2 else None
+        return ((), LONG_PROMPT) if pairs is None else (yield from _split_pairs(example, pairs, rules))
+    prompt, used = found
+    (later,) = yield [_answered(_continuation(example, "."), ".")]
+    budget = Budget(rules.max_tokens - used, rules.max_tokens - later.tokens + 2, rules.context)
     while spans := plan(text, budget, rules.strategy):
-        prompts = [prompt, *(_continuation(example, _context(text, end, room)) for _, end in spans[:-1])]
-        chunks = tuple(_part(example, prompts, spans, number, rules) for number in range(len(spans)))
-        over = [max(0, chunk.tokens - rules.max_tokens) for chunk in chunks]
+        starts = context_starts(text, np.array([start for start, _ in spans[1:]], dtype=np.int64), rules.context).tolist()
+        contexts = [text.text[start:end].strip() for start, (_, end) in zip(starts, spans[:-1], strict=True)]
+        prompts = [prompt, *(_continuation(example, context) for context in contexts)]
+        chats = [_answered(prompt, example.target[start:end]) for prompt, (start, end) in zip(prompts, spans, strict=True)]
+        counted = yield chats
+        over = [max(0, length.tokens - rules.max_tokens) for length in counted]
         if not any(over):
-            return chunks
-        budget = Budget(budget.first - over[0], budget.rest - max(over[1:], default=0))
-    return ()
+            return _chunks(example, chats, counted, spans), ""
+        # Words merge differently at a cut and at the template's borders: what is over comes off, and the cuts are planned anew.
+        budget = budget._replace(first=_less(budget.first, over[0]), rest=_less(budget.rest, max(over[1:], default=0)))
+    return (), NO_ROOM
 
 
-def _part(example: Example, prompts: list[tuple[Message, ...]], spans: list[Span], number: int, rules: Rules) -> Chunk:
-    messages = (*prompts[number], Message(role="assistant", content=example.target[slice(*spans[number])]))
-    return _chunk(example, messages, render(rules.tokenizer, messages), spans[number], number + 1, len(spans))
+def _less(tokens: int, over: int) -> int:
+    """By a quarter at most: where the words were counted all wrong, the rest is found step by step."""
+    return tokens - min(over, max(1, tokens // 4))
 
 
-def _chunk(example: Example, messages: tuple[Message, ...], rendered: Rendered, span: Span, part: int = 1, parts: int = 1) -> Chunk:
-    own = {"part": part, "parts": parts, "span": span, "tokens": len(rendered.ids), "target_tokens": sum(rendered.mask)}
-    return Chunk.model_validate({**dict(example), **own, "messages": messages})
+def _split_pairs(example: Example, pairs: Aligned, rules: Rules) -> Generator[Sequence[Chat], list[Lengths], Chunks]:
+    """Prompt and answer cut at the same paragraphs, as many of them together as the limit holds."""
+    system = example.messages[:-2]
+    answers = [example.target[start:end] for start, end in pairs.answered]
+    sizes = [sum(rules.measure(text).total for text in both) + 2 for both in zip(pairs.asked, answers, strict=True)]
+    (bare,) = yield [_answered((*system, _asked(pairs.instruction or NEXT, ".")), ".")]
+    room = rules.max_tokens - bare.tokens
+    while groups := _filled(sizes, room):
+        spans = [(pairs.answered[first][0], pairs.answered[last - 1][1]) for first, last in groups]
+        asked = ["\n\n".join(pairs.asked[first:last]) for first, last in groups]
+        instructions = [pairs.instruction, *[pairs.instruction or NEXT] * (len(groups) - 1)]
+        prompts = [(*system, _asked(*both) if both[0] else _asked(both[1], "")) for both in zip(instructions, asked, strict=True)]
+        chats = [_answered(prompt, example.target[start:end]) for prompt, (start, end) in zip(prompts, spans, strict=True)]
+        counted = yield chats
+        over = max(length.tokens for length in counted) - rules.max_tokens
+        if over <= 0:
+            return _chunks(example, chats, counted, spans), ""
+        room = _less(room, over)
+    return (), LONG_PROMPT
 
 
-# -- the prompt ----------------------------------------------------------------------------------------------------------
-def _continuation(example: Example, context: str) -> tuple[Message, ...]:
+def _filled(sizes: Sequence[int], room: int) -> list[tuple[int, int]]:
+    """Runs of consecutive sizes, each as long as the room holds; none where a single one is too large."""
+    groups, held = [(0, 0)], 0
+    if max(sizes) > room:
+        return []
+    for number, size in enumerate(sizes):
+        if held + size > room:
+            groups.append((number, number))
+            held = 0
+        groups[-1] = (groups[-1][0], number + 1)
+        held += size
+    return groups
+
+
+def _chunks(example: Example, chats: Sequence[Chat], counted: Sequence[Lengths], spans: Sequence[Span]) -> tuple[Chunk, ...]:
+    parts = len(spans)
+    each = zip(chats, counted, spans, strict=True)
+    return tuple(_chunk(example, chat, length, span, part, parts) for part, (chat, length, span) in enumerate(each, 1))
+
+
+def _chunk(example: Example, chat: Chat, length: Lengths, span: Span | None = None, part: int = 1, parts: int = 1) -> Chunk:
+    own = {"part": part, "parts": parts, "span": span or (0, len(example.target)), **length._asdict()}
+    return Chunk.model_validate({**dict(example), **own, "messages": chat})
+
+
+# -- the prompt ------------------------------------------------------------------------------------------------------------
+def _answered(prompt: Chat, answer: str) -> Chat:
+    return (*prompt, Message(role="assistant", content=answer))
+
+
+def _turns(example: Example) -> int:
+    return sum(message.role != "system" for message in example.messages)
+
+
+def _continuation(example: Example, context: str) -> Chat:
     system = tuple(message for message in example.messages[:1] if message.role == "system")
     return (*system, _asked(CONTINUE, context))
 
@@ -114,47 +231,44 @@ def _asked(instruction: str, context: str) -> Message:
 
 
 def _context(text: Measured, end: int, tokens: int) -> str:
-    return text.text[context_start(text, end, tokens) : end].strip()
+    (start,) = context_starts(text, np.array([end], dtype=np.int64), tokens).tolist()
+    return text.text[start:end].strip()
 
 
-def _fitting_prompt(example: Example, rules: Rules) -> tuple[Message, ...] | None:
-    """The messages before the answer, where they leave it a quarter of the limit; None where only a cut could do that.
+def _fitting_prompt(example: Example, rules: Rules) -> Generator[Sequence[Chat], list[Lengths], tuple[Chat, int] | None]:
+    """The messages before the answer and their tokens, where they leave it a quarter of the limit; None where only a cut could.
 
     A `continue` example's context, after the first blank line, may be shortened, since it is the target of another
-    example; then half of the limit is left for the answer.
+    example; then half of the limit is left for the answer. Of a plain text the first part is asked for as an opening.
     """
     prompt = example.messages[:-1]
-    if _prompt_tokens(prompt, rules) <= rules.max_tokens * 3 // 4:
-        return prompt
+    if example.kind == TEXT_KIND:
+        prompt = (*prompt[:-1], _asked(OPEN, ""))
+    (whole,) = yield [_answered(prompt, ".")]
+    if whole.tokens - 1 <= rules.max_tokens * 3 // 4:
+        return prompt, whole.tokens - 1
     if example.kind != CONTINUE_KIND:
         return None
     instruction, _, context = prompt[-1].content.partition("\n\n")
     for shorter in (instruction, CONTINUE if context else OPEN):
-        fitting = _shortened((*prompt[:-1], _asked(shorter, "")), context, rules)
+        fitting = yield from _shortened((*prompt[:-1], _asked(shorter, "")), context, rules)
         if fitting:
             return fitting
     return None
 
 
-def _shortened(bare: tuple[Message, ...], context: str, rules: Rules) -> tuple[Message, ...] | None:
+def _shortened(bare: Chat, context: str, rules: Rules) -> Generator[Sequence[Chat], list[Lengths], tuple[Chat, int] | None]:
     """A prompt with as much of the end of its context as half of the limit holds; None where that is next to nothing."""
-    room = rules.max_tokens // 2 - _prompt_tokens(bare, rules)
+    (length,) = yield [_answered(bare, ".")]
+    room = rules.max_tokens // 2 - length.tokens + 1
     if not context:
-        return bare if room >= 0 else None
-    text = _measure(context, rules)
-    while room >= rules.max_tokens // (2 * CONTEXT_SHARE):
+        return (bare, length.tokens - 1) if room >= 0 else None
+    text = rules.measure(context)
+    while room >= max(LEAST_CONTEXT, rules.max_tokens // CONTEXT_SHARE):
         prompt = (*bare[:-1], _asked(bare[-1].content, _context(text, len(context), room)))
-        over = _prompt_tokens(prompt, rules) - rules.max_tokens // 2
+        (length,) = yield [_answered(prompt, ".")]
+        over = length.tokens - 1 - rules.max_tokens // 2
         if over <= 0:
-            return prompt
+            return prompt, length.tokens - 1
         room -= over
     return None
-
-
-def _prompt_tokens(prompt: tuple[Message, ...], rules: Rules) -> int:
-    """Tokens of a chat beside the words of its answer."""
-    return len(render(rules.tokenizer, (*prompt, Message(role="assistant", content="."))).ids) - 1
-
-
-def _measure(text: str, rules: Rules) -> Measured:
-    return measured(text, encode(rules.tokenizer, text).offsets)

@@ -1,148 +1,158 @@
-"""Where a text is cut: character spans, planned on the tokens of one encode.
+"""Where a text is cut: character spans, planned on the tokens of its words.
 
 text        "First one. Second one.\\n\\nThird one."
 spans       (0, 22) (24, 34)          ordered; only white space between them, so that nothing can be lost
 """
 
-import re
-from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from gswa.config import Strategy
-from gswa.sentences import paragraph_starts, sentence_starts
+from gswa.measure import Measured
+from gswa.sentences import paragraph_starts
+from gswa.tokens import Ints
 
-Ints: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
 Span: TypeAlias = tuple[int, int]
+Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 
 # What each strategy cuts at: first the first group; where a piece is still too long, the next one inside that piece.
 LEVELS: dict[Strategy, tuple[tuple[str, ...], ...]] = {
     "auto": (("paragraph", "sentence"), ("word",), ("token",)),
     "paragraph": (("paragraph",), ("sentence",), ("word",), ("token",)),
     "sentence": (("sentence",), ("word",), ("token",)),
-    "token": (("word", "token"),),
+    "token": (("word",), ("token",)),
 }
-# What a cut costs beside an uneven share: a chunk of half the budget costs 0.25, a full one 1.
+# What a cut costs beside uneven shares: a chunk of half the budget costs 0.25, a full one 1.
 PENALTY = {"paragraph": 0.0, "sentence": 0.05, "word": 0.6, "token": 2.0}
-CHUNK_COST = 1e6  # above all that one more chunk could save
-_WORD_GAP = re.compile(r"\s+")
-
-
-class Measured(NamedTuple):
-    """A text with the characters at which each of its tokens starts and ends."""
-
-    text: str
-    starts: Ints
-    ends: Ints
+NEAREST = 32  # cuts that are weighed against each other at each place where a chunk may end
 
 
 class Budget(NamedTuple):
-    """Tokens of text for the first chunk, and for each later one: their prompts differ in length."""
+    """Tokens of text for the first chunk, and for each later one together with the `context` of text before it."""
 
     first: int
     rest: int
+    context: int
 
 
-def measured(text: str, offsets: Iterable[Span]) -> Measured:
-    pairs = np.array(list(offsets), dtype=np.int64).reshape(-1, 2)
-    return Measured(text, pairs[:, 0], np.maximum.accumulate(pairs[:, 1]))
+class Cuts(NamedTuple):
+    """Places where a text may be cut, its two ends among them: characters, tokens before them, what a cut there costs, and
+    the tokens of text that a chunk which begins there may hold."""
 
-
-def tokens_before(text: Measured, positions: Ints) -> Ints:
-    """How many tokens end at or before each position: a token that owns the space before its word goes with the word."""
-    return np.searchsorted(text.ends, positions, side="right")
+    positions: Ints
+    tokens: Ints
+    penalties: Floats
+    room: Ints
 
 
 def plan(text: Measured, budget: Budget, strategy: Strategy) -> list[Span] | None:
     """As few chunks as the budget allows, of shares as even as good cuts allow. None where no cut can meet the budget.
 
-    The lengths are those of one encode of the whole: a chunk encoded by itself may take a token or two more.
+    The lengths are those of the words one by one: a chunk encoded by itself may take a few tokens more or fewer.
     """
-    if min(budget) < 1:
+    if budget.first < 1 or budget.rest <= budget.context:
         return None
     cuts = _cuts(text, budget, LEVELS[strategy])
-    positions = np.array([0, *sorted(cuts), len(text.text)])
-    chosen = _cheapest(_index(text, positions), [cuts.get(position, 0.0) for position in positions.tolist()], budget)
-    if chosen is None:
+    farthest = _farthest(cuts)
+    if farthest is None:
         return None
-    edges = positions[chosen].tolist()
-    return [span for span in (_trim(text.text, *pair) for pair in pairwise(edges)) if span[0] < span[1]]
+    edges = cuts.positions[_evenest(cuts, farthest, budget)].tolist()
+    return [span for span in (trimmed(text.text, *pair) for pair in pairwise(edges)) if span[0] < span[1]]
 
 
-def _index(text: Measured, positions: Ints) -> Ints:
-    """Token index of sorted positions that begin with 0 and end with the text's length."""
-    index = tokens_before(text, positions)
-    index[0], index[-1] = 0, len(text.ends)
-    return index
-
-
-def _cuts(text: Measured, budget: Budget, levels: tuple[tuple[str, ...], ...]) -> dict[int, float]:
-    """Positions where the text may be cut, with their penalties; finer ones only inside pieces that are over the budget."""
-    cuts: dict[int, float] = {}
-    for kinds in levels:
-        edges = np.array([0, *sorted(cuts), len(text.text)])
-        lengths = np.diff(_index(text, edges))
-        too_long = lengths > budget.rest
-        too_long[0] = lengths[0] > budget.first
-        if not too_long.any():
-            break
-        for kind in kinds:
-            found = np.array(_positions(text, kind), dtype=np.int64)
-            found = found[(found > 0) & (found < len(text.text))]
-            inside = found[too_long[np.searchsorted(edges, found, side="right") - 1]]
-            cuts.update((position, PENALTY[kind]) for position in inside.tolist() if position not in cuts)
-    return cuts
-
-
-def _positions(text: Measured, kind: str) -> list[int]:
-    if kind == "paragraph":
-        return paragraph_starts(text.text)
-    if kind == "sentence":  # a heading without a full stop ends at its blank line
-        return sorted({*sentence_starts(text.text), *paragraph_starts(text.text)})
-    if kind == "word":
-        return [match.end() for match in _WORD_GAP.finditer(text.text)]
-    # Byte-level tokenizers give several tokens of one character the same offsets: only the first of them may open a chunk.
-    whole = text.starts[1:] >= text.ends[:-1]
-    return [int(start) for start in text.starts[1:][whole]]
-
-
-def _cheapest(index: Ints, penalties: list[float], budget: Budget) -> list[int] | None:
-    """The cheapest way through the cuts: fewest chunks, then least sum of squared shares and penalties."""
-    cost = np.full(len(index), np.inf)
-    cost[0] = 0.0
-    back = np.zeros(len(index), dtype=np.int64)
-    lowest = np.searchsorted(index, index - budget.rest, side="left")
-    for j in range(1, len(index)):
-        if index[j] <= budget.first:
-            cost[j] = CHUNK_COST + (index[j] / budget.first) ** 2
-        low = max(1, int(lowest[j]))
-        if low < j:
-            ways = cost[low:j] + CHUNK_COST + ((index[j] - index[low:j]) / budget.rest) ** 2
-            best = int(np.argmin(ways))
-            if ways[best] < cost[j]:
-                cost[j], back[j] = ways[best], low + best
-        cost[j] += penalties[j]
-    if not np.isfinite(cost[-1]):
-        return None
-    chosen = [len(index) - 1]
-    while chosen[-1]:
-        chosen.append(int(back[chosen[-1]]))
-    return chosen[::-1]
-
-
-def _trim(text: str, start: int, end: int) -> Span:
+def trimmed(text: str, start: int, end: int) -> Span:
+    """The span without the white space at its ends."""
     piece = text[start:end]
     return start + len(piece) - len(piece.lstrip()), start + len(piece.rstrip())
 
 
-def context_start(text: Measured, end: int, tokens: int) -> int:
-    """Where the last whole sentences before `end` start that take at most `tokens` tokens; else words, else characters."""
-    first = int(tokens_before(text, np.array([end]))[0]) - tokens
-    if first <= 0:
-        return 0
-    lowest = int(text.starts[first])
-    window = text.text[lowest:end].rstrip()
-    starts = sentence_starts(window) or [match.end() for match in _WORD_GAP.finditer(window)]
-    return lowest + (starts[0] if starts else 0)
+# -- where a text may be cut -------------------------------------------------------------------------------------------------
+def _cuts(text: Measured, budget: Budget, levels: tuple[tuple[str, ...], ...]) -> Cuts:
+    """The coarsest cuts that do; finer ones only inside pieces that are over the budget."""
+    cuts = _cuts_at(text, budget, {0: 0.0, len(text.text): 0.0})
+    for kinds in levels:
+        long = np.diff(cuts.tokens) > cuts.room[:-1]
+        if not long.any():
+            break
+        found = {}
+        for kind in reversed(kinds):  # of two kinds at one place the cheaper stays
+            positions = _positions(text, kind)
+            positions = positions[(positions > 0) & (positions < len(text.text))]
+            inside = positions[long[np.searchsorted(cuts.positions, positions, side="right") - 1]]
+            found.update(dict.fromkeys(inside.tolist(), PENALTY[kind]))
+        known = dict(zip(cuts.positions.tolist(), cuts.penalties.tolist(), strict=True))
+        cuts = _cuts_at(text, budget, found | known)
+    return cuts
+
+
+def _cuts_at(text: Measured, budget: Budget, places: dict[int, float]) -> Cuts:
+    positions = np.array(sorted(places), dtype=np.int64)
+    tokens = text.before(positions)
+    tokens[-1] = text.total
+    room = budget.rest - (tokens - text.before(context_starts(text, positions, budget.context)))
+    room[0] = budget.first
+    return Cuts(positions, tokens, np.array([places[position] for position in positions.tolist()]), room)
+
+
+def _positions(text: Measured, kind: str) -> Ints:
+    if kind == "paragraph":
+        return np.array(paragraph_starts(text.text), dtype=np.int64)
+    if kind == "sentence":
+        return text.sentences
+    ends = text.ends[1:-1].tolist()
+    return np.array([end for end in ends if text.text[end].isspace() == (kind == "word")], dtype=np.int64)
+
+
+def context_starts(text: Measured, positions: Ints, tokens: int) -> Ints:
+    """Where the last whole sentences before each position start that take at most `tokens` tokens; else the last words that do."""
+    lowest = text.before(positions) - tokens
+    words = text.ends[np.searchsorted(text.tokens, lowest, side="left")]
+    following = np.append(text.sentences, len(text.text))[np.searchsorted(text.sentences, words, side="left")]
+    return np.where(following < positions, following, words)
+
+
+# -- where it is cut ---------------------------------------------------------------------------------------------------------
+def _farthest(cuts: Cuts) -> list[int] | None:
+    """The cuts of chunks that are as full as they can be: no way needs fewer. None where a piece between two cuts is too long."""
+    chain, last = [0], len(cuts.tokens) - 1
+    while chain[-1] < last:
+        at = chain[-1]
+        reached = int(np.searchsorted(cuts.tokens, cuts.tokens[at] + cuts.room[at], side="right")) - 1
+        if reached <= at:
+            return None
+        chain.append(reached)
+    return chain
+
+
+def _evenest(cuts: Cuts, farthest: list[int], budget: Budget) -> list[int]:
+    """Of the ways with as many chunks, the one with the least sum of squared shares and penalties."""
+    layers = _layers(cuts, farthest, budget)
+    cost, back = np.zeros(1), []
+    for before, here in pairwise(layers):
+        held = cuts.tokens[here] - cuts.tokens[before][:, None]
+        room = cuts.room[before][:, None]
+        ways = np.where((held > 0) & (held <= room), cost[:, None] + (held / room) ** 2, np.inf)
+        best = np.argmin(ways, axis=0)
+        cost = ways[best, np.arange(len(here))] + cuts.penalties[here]
+        back.append(best)
+    chosen, at = [layers[-1][0]], 0
+    for layer, best in zip(layers[-2::-1], back[::-1], strict=True):
+        at = best[at]
+        chosen.append(layer[at])
+    return farthest if np.isinf(cost[0]) else chosen[::-1]
+
+
+def _layers(cuts: Cuts, farthest: list[int], budget: Budget) -> list[Ints]:
+    """For each number of chunks the cuts where the last of them may end: those nearest to even shares, and the farthest."""
+    last, most = len(cuts.tokens) - 1, cuts.room.max()
+    layers, earliest = [np.array([last])], last
+    whole = budget.first + budget.rest * (len(farthest) - 2)
+    for number in range(len(farthest) - 2, 0, -1):
+        earliest = int(np.searchsorted(cuts.tokens, cuts.tokens[earliest] - most, side="left"))
+        even = cuts.tokens[last] * (budget.first + budget.rest * (number - 1)) / whole
+        middle = int(np.searchsorted(cuts.tokens, even)) - NEAREST // 2
+        low = max(earliest, min(middle, farthest[number] - NEAREST))
+        layers.append(np.unique([*range(low, min(low + NEAREST, farthest[number])), farthest[number]]))
+    return [np.array([0]), *layers[::-1]]

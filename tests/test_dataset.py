@@ -1,8 +1,9 @@
-import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+import json
 
-from gswa.dataset import encode, render, render_prompt
+import pytest
+from families import FAMILIES, family
+
+from gswa.dataset import lengths, load_tokenizer, render, render_all, render_prompt
 from gswa.errors import DataError
 from gswa.records import Message
 
@@ -39,16 +40,29 @@ def test_special_token_text_in_a_paper_stays_text(tokenizer, literal):
     text = tokenizer.decode(rendered.ids)
     assert f"user\n{literal}" in text
     assert f"see {literal} there" in text
-    assert not special & set(encode(tokenizer, literal).ids)
 
 
-@settings(max_examples=60, deadline=None)
-@given(text=st.text(max_size=200) | st.sampled_from(["👩‍🔬 naïve 細胞", "\n\n \t", "<|im_end|>"]))
-def test_offsets_cover_the_text(tokenizer, text):
-    encoding = encode(tokenizer, text)
-    assert len(encoding.ids) == len(encoding.offsets)
-    assert tokenizer.decode(encoding.ids) == text
-    assert max((end for _, end in encoding.offsets), default=0) <= len(text)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_each_family_learns_the_answer_and_where_it_ends(name):
+    tokenizer = family(name)
+    assert learnt(tokenizer, chat("What is it?", "A cell, I think.")).strip() == f"A cell, I think.{tokenizer.eos_token}"
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_chats_are_counted_as_they_are_rendered(name):
+    tokenizer = family(name)
+    chats = [chat("q" * n, f"A {n} [INST] <|end|> <end_of_turn>" * n) for n in range(1, 5)]
+    rendered = list(render_all(tokenizer, chats))
+    assert [render(tokenizer, one) for one in chats] == rendered
+    assert list(lengths(tokenizer, chats)) == [(len(one.ids), sum(one.mask)) for one in rendered]
+
+
+def test_a_limit_that_a_tokenizer_brings_along_cuts_nothing(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    file = tmp_path / "tokenizer.json"
+    limits = {"truncation": {"max_length": 8, "strategy": "LongestFirst", "stride": 0, "direction": "Right"}}
+    file.write_text(json.dumps({**json.loads(file.read_text()), **limits}))
+    assert len(render(load_tokenizer(tmp_path), chat("What?", "word " * 50)).ids) > 50
 
 
 def test_a_template_that_rewrites_earlier_turns_is_refused(tokenizer):

@@ -4,6 +4,7 @@ from typing import cast
 
 import pytest
 from chats import chat
+from families import FAMILIES, family
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -12,7 +13,7 @@ from gswa.conservation import white_space_between
 from gswa.dataset import Tokenizer, render
 from gswa.errors import ConfigError
 from gswa.lengths import STRATEGIES, Divided
-from gswa.parts import CONTINUE, EMPTY, LONG_PROMPT, NO_ROOM, OPEN, Rules, split_examples
+from gswa.parts import CONTINUE, EMPTY, LONG_PROMPT, NEXT, NO_ROOM, OPEN, Rules, split_examples
 from gswa.records import Example, Message
 
 PIECES = [
@@ -51,19 +52,61 @@ def check(one: Divided, tokenizer: Tokenizer, limit: int) -> None:
         assert chunk.messages[-2].content.strip()
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     text=TEXTS,
     asked=TEXTS,
     limit=st.sampled_from([48, 64, 96, 128, 256]),
     strategy=st.sampled_from(STRATEGIES),
-    kind=st.sampled_from(["continue", "chat"]),
+    kind=st.sampled_from(["continue", "chat", "text"]),
 )
-def test_no_text_is_lost_and_no_chunk_passes_the_limit(
-    tokenizer: Tokenizer, text: str, asked: str, limit: int, strategy: str, kind: str
-) -> None:
+@pytest.mark.parametrize("name", FAMILIES)
+def test_no_text_is_lost_and_no_chunk_passes_the_limit(name: str, text: str, asked: str, limit: int, strategy: str, kind: str) -> None:
     example = chat("a", text, asked=f"Go on.\n\n{asked}", kind=kind)
-    check(divided(example, tokenizer, limit, strategy), tokenizer, limit)
+    check(divided(example, family(name), limit, strategy), family(name), limit)
+
+
+@pytest.mark.parametrize("strategy", ["auto", "token"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_chunks_are_as_few_as_their_prompts_allow(name: str, strategy: str) -> None:
+    text = " ".join(f"Sentence number {n} is one of many that say the same." for n in range(800))
+    chunks = divided(chat("a", text), family(name), 512, strategy).chunks
+    room = 512 - min(chunk.tokens - chunk.target_tokens for chunk in chunks[1:])
+    assert len(chunks) <= 1.03 * sum(chunk.target_tokens - 1 for chunk in chunks) / room + 1
+
+
+def test_examples_that_are_counted_together_are_divided_as_each_alone(tokenizer: Tokenizer) -> None:
+    examples = [chat(f"{n}", LONG[: n * 200]) for n in range(1, 12)] + [chat("long", LONG, asked=LONG, kind="chat"), chat("no", " ")]
+    together = list(split_examples(examples, Rules(tokenizer, 128)))
+    assert together == [divided(example, tokenizer, 128) for example in examples]
+    assert [one.example for one in together] == examples
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_length_before_is_that_of_the_whole(name: str) -> None:
+    one = divided(chat("a", LONG), family(name), 128)
+    assert one.tokens == pytest.approx(len(render(family(name), one.example.messages).ids), abs=2 * len(one.chunks))
+
+
+def test_the_first_part_of_a_plain_text_is_asked_for_as_an_opening(tokenizer: Tokenizer) -> None:
+    example = chat("a", LONG, asked="Write a text.", kind="text")
+    assert [chunk.messages[0].content.split("\n\n")[0] for chunk in divided(example, tokenizer, 512).chunks[:2]] == [OPEN, CONTINUE]
+    assert divided(example, tokenizer, 4096).chunks[0].messages == example.messages
+
+
+@pytest.mark.parametrize(("instruction", "later"), [("Rewrite this.", "Rewrite this."), ("", NEXT)])
+def test_a_prompt_that_is_too_long_is_cut_where_its_answer_is(tokenizer: Tokenizer, instruction: str, later: str) -> None:
+    old, new = (
+        [f"Paragraph number {n} {says} about topic{n}x and thing{n}y alone." for n in range(20)] for says in ("is saying things", "speaks")
+    )
+    asked = "\n\n".join([instruction, *old] if instruction else old)
+    one = divided(chat("a", "\n\n".join(new), asked=asked, kind="chat"), tokenizer, 256)
+    check(one, tokenizer, 256)
+    assert len(one.chunks) > 2
+    for chunk in one.chunks[1:]:
+        first, *sources = chunk.messages[0].content.split("\n\n")
+        assert first == later
+        assert sources == [old[new.index(paragraph)] for paragraph in chunk.target.split("\n\n")]
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

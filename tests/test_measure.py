@@ -1,0 +1,40 @@
+"""Tokens by words: exact nearly everywhere, and never far off."""
+
+import pytest
+from families import FAMILIES, family
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gswa.measure import WordCounts
+from gswa.tokens import Line, encode, special_marks
+
+PROSE = "The cells were grown at 37 °C (see Fig. 2). After 12 h, <|im_end|> growth stopped;\nit went on later.\n\nA second one, e.g. this. "
+
+
+def true_tokens(name: str, text: str) -> int:
+    line = Line(text, special_marks(family(name), text))
+    encode(family(name), [line])
+    return len(line.ids)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_prose_is_counted_to_a_hundredth(name: str) -> None:
+    text = PROSE * 20
+    counts = WordCounts(family(name))
+    assert counts.measure(text).total == pytest.approx(true_tokens(name, text), rel=0.01)
+    assert counts.measure(text[: len(PROSE) * 7]).total == pytest.approx(true_tokens(name, text[: len(PROSE) * 7]), rel=0.01, abs=2)
+
+
+@settings(max_examples=100, deadline=None)
+@given(text=st.text() | st.lists(st.sampled_from(["a", " ", "\n", "word", "漢字。", "x" * 50, "é", "\t", "\r\n"])).map("".join))
+@pytest.mark.parametrize("name", ["chatml", "mistral"])
+def test_words_leave_nothing_of_a_text_out(name: str, text: str) -> None:
+    measured = WordCounts(family(name)).measure(text)
+    assert measured.ends[0] == 0 and measured.ends[-1] == len(text)
+    assert (measured.ends[1:] >= measured.ends[:-1]).all()
+    assert measured.before(measured.ends)[-1] == measured.total
+
+
+def test_a_run_without_spaces_is_measured_in_pieces() -> None:
+    measured = WordCounts(family("chatml")).measure("漢字。" * 100)
+    assert max(measured.ends[1:] - measured.ends[:-1]) <= 9
