@@ -23,7 +23,7 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
-    model_id: str = Field(BUILTIN_MODEL, description="base model: the built-in one, a local folder, or a hub id")
+    model_id: str = Field(BUILTIN_MODEL, description="base model: gswa-tiny (built in), smollm2-135m, a local folder, or a hub id")
     backend: Literal["torch", "mlx"] = Field("torch", description="library that trains")
     device: Literal["cuda", "cpu", "metal"] = Field("cpu", description="where it trains")
     batch_size: int = Field(4, ge=1, description="sequences per micro-batch")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gswa.backends.base import has_backend, load_backend
-from gswa.basemodel import BUILTIN_FOLDER, resolve_model
+from gswa.basemodel import is_of_hub, resolve_model
 from gswa.config import BUILTIN_MODEL, Layer, RunConfig, RunRequest, Settled, read_config_file, resolve
 from gswa.disk import check_room, room_needed_gb
 from gswa.errors import ConfigError
@@ -61,8 +61,7 @@ def settle_run(run: RunDir, request: RunRequest, hardware: Hardware, plan: Plan 
 def check_disk(config: RunConfig, folder: Path) -> None:
     """Raises ConfigError where the run would not find room in this folder."""
     base = resolve_model(config.model_id)
-    hub = base != BUILTIN_FOLDER and not Path(config.model_id).expanduser().is_dir()  # whose base a library has
-    check_room(folder, room_needed_gb(config, base, writes_base=not hub))
+    check_room(folder, room_needed_gb(config, base, writes_base=not is_of_hub(config.model_id)))  # a library has those of the hub
 
 
 def _git_commit() -> str | None:

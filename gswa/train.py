@@ -28,7 +28,7 @@ app = typer.Typer(
 console = Console(highlight=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
-Model = Annotated[str | None, typer.Option("--model", "-m", help="Built-in model name, local folder, or hub id.")]
+Model = Annotated[str | None, typer.Option("--model", "-m", help="gswa-tiny (built in), smollm2-135m, a local folder, or a hub id.")]
 Limit = Annotated[str | None, typer.Option("--memory-limit", help="Behave as on a card or machine of this size, such as 8GB.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before starting.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -278,7 +278,7 @@ def export(
 
 
 @app.command()
-def fetch(model: Annotated[str, typer.Argument(help="Hub id of a base model.")], debug: Debug = False) -> None:
+def fetch(model: Annotated[str, typer.Argument(help="smollm2-135m, or the hub id of a base model.")], debug: Debug = False) -> None:
     """Download a base model, and no more."""
     from gswa.basemodel import resolve_model
 

@@ -1,4 +1,4 @@
-"""Where a base model lies on this machine: built in, a local folder, the Hugging Face cache, or fetched from the hub."""
+"""Where a base model lies on this machine: built in, packaged, a local folder, the Hugging Face cache, or fetched from the hub."""
 
 import difflib
 import errno
@@ -6,6 +6,7 @@ import json
 import logging
 from pathlib import Path
 
+from gswa.basemodel import smollm2
 from gswa.config import BUILTIN_MODEL
 from gswa.errors import ConfigError
 from gswa.profiles import APPLE_MODELS, MODELS
@@ -13,7 +14,10 @@ from gswa.profiles import APPLE_MODELS, MODELS
 log = logging.getLogger("gswa")
 
 BUILTIN_FOLDER = Path(__file__).parents[1] / "data" / BUILTIN_MODEL
-WAY_OUT = f"use the built-in model (--model {BUILTIN_MODEL}) or the folder of a downloaded model (--model path/to/folder)"
+WAY_OUT = (
+    f"use the built-in model (--model {BUILTIN_MODEL}), a small real one from the package registry (--model {smollm2.NAME}), "
+    "or the folder of a downloaded model (--model path/to/folder)"
+)
 
 # Weights as safetensors only: a pickle may run code when it is opened. Subfolders and `consolidated` hold the weights a second time.
 HUB_FILES = ["*.safetensors", "*.json", "*.txt", "tokenizer.model", "*.jinja"]
@@ -22,13 +26,15 @@ HUB_TIMEOUT = 5.0  # seconds
 
 
 def resolve_model(model_id: str, *, allow_download: bool = True, timeout: float = HUB_TIMEOUT) -> Path:
-    """The folder of a base model: the built-in one, a local folder, the Hugging Face cache, then the hub.
+    """The folder of a base model: the built-in one, a packaged one, a local folder, the Hugging Face cache, then the hub.
 
     `timeout` is how many seconds the hub has to answer at all.
     Raises ConfigError with the reason and the way out.
     """
     if model_id == BUILTIN_MODEL:
         return BUILTIN_FOLDER
+    if model_id == smollm2.NAME and (allow_download or smollm2.folder().is_dir()):
+        return smollm2.fetch()
     if not model_id.strip():
         raise ConfigError(f"the name of the base model is empty; {WAY_OUT}")
     folder = Path(model_id).expanduser()
@@ -45,6 +51,11 @@ def resolve_model(model_id: str, *, allow_download: bool = True, timeout: float 
     if not allow_download:
         raise ConfigError(f"model '{model_id}': not on this machine, and downloads are off{hint}; {WAY_OUT}")
     return _from_hub(model_id, hint, timeout)
+
+
+def is_of_hub(model_id: str) -> bool:
+    """Whether other programs know the base by this name."""
+    return model_id not in (BUILTIN_MODEL, smollm2.NAME) and not Path(model_id).expanduser().is_dir()
 
 
 def missing_parts(folder: Path) -> str:
@@ -73,7 +84,7 @@ def _shards(folder: Path) -> set[str]:
 
 def _nearest(model_id: str) -> str:
     """`; did you mean …?` where a known name is close, else nothing. Compared without case and without the owner too."""
-    known = (BUILTIN_MODEL, *(model.model_id for model in (*MODELS, *APPLE_MODELS)))
+    known = (BUILTIN_MODEL, smollm2.NAME, *(model.model_id for model in (*MODELS, *APPLE_MODELS)))
     names = {key.lower(): name for name in known for key in (name.rpartition("/")[2], name)}
     close = difflib.get_close_matches(model_id.lower(), names, n=1, cutoff=0.8)
     return f"; did you mean '{names[close[0]]}'?" if close and names[close[0]] != model_id else ""

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from gswa.basemodel import is_of_hub
 from gswa.config import BUILTIN_MODEL
 from gswa.errors import DataError
 
@@ -81,7 +82,7 @@ def read_base(model_id: str, folder: Path) -> Base:
         config = dict(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise DataError(f"{file}: the base model's settings cannot be read ({error})") from error
-    kind: BaseKind = "builtin" if model_id == BUILTIN_MODEL else "local" if Path(model_id).expanduser().is_dir() else "hub"
+    kind: BaseKind = "builtin" if model_id == BUILTIN_MODEL else "hub" if is_of_hub(model_id) else "local"
     return Base(model_id, folder, kind, config)
 
 
