@@ -3,7 +3,6 @@
 import ctypes
 import math
 import re
-import statistics
 import unicodedata
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -148,8 +147,8 @@ def _jumps(source: _Characters, last: Word, word: Word, em: float) -> bool:
 
 def _line(source: _Characters, run: list[Word], page: int, turn: int) -> Line:
     samples = [run[len(run) * k // 5].start for k in range(5)]
-    baseline = statistics.median(turned(*source.origin(at), turn)[1] for at in samples)
-    size = statistics.median(source.size(at) for at in samples)
+    baseline = sorted(turned(*source.origin(at), turn)[1] for at in samples)[2]
+    size = sorted(map(source.size, samples))[2]
     corners = [turned(word.box.x0, word.box.y0, turn) for word in run] + [turned(word.box.x1, word.box.y1, turn) for word in run]
     xs, ys = zip(*corners, strict=True)
     bold = source.font(run[0].start)[1] and source.font(run[-1].start)[1]

@@ -44,7 +44,7 @@ def upright(lines: list[Line]) -> list[Line]:
 
 
 def ends_sentence(text: str) -> bool:
-    return TERMINAL.search(text.rstrip()[-120:]) is not None
+    return TERMINAL.search(text.rstrip()[-80:]) is not None
 
 
 def overlap_x(a: Line, b: Line) -> float:

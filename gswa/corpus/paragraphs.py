@@ -2,7 +2,7 @@
 
 import re
 import statistics
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -46,7 +46,7 @@ def _half(size: float) -> float:
 def group(lines: list[Line], setting: Setting) -> list[list[Line]]:
     """The paragraphs of one page; one that runs over a column's end is two, for `stitch` to join."""
     paragraphs: list[list[Line]] = []
-    columns = [_column(lines, index) for index in range(len(lines))]
+    columns = _columns(lines)
     for index, line in enumerate(lines):
         if paragraphs and not _begins(paragraphs[-1], line, columns[index - 1], columns[index], setting):
             paragraphs[-1].append(line)
@@ -55,20 +55,26 @@ def group(lines: list[Line], setting: Setting) -> list[list[Line]]:
     return paragraphs
 
 
-def _column(lines: list[Line], index: int) -> Column:
-    """Edges of the text around a line: the most frequent left edge, and the right one where lines agree on it."""
-    line = lines[index]
-    peers = [
-        other
-        for other in lines[max(0, index - WINDOW) : index + WINDOW + 1]
-        if abs(other.x0 - line.x0) < 3 * line.size and abs(other.size - line.size) < 0.1 * line.size
-    ]
-    left = Counter(round(other.x0) for other in peers).most_common(1)[0][0]
-    right, agree = Counter(round(other.x1 / 3) * 3.0 for other in peers).most_common(1)[0]
-    ragged = agree < 0.4 * len(peers) or agree <= 2
-    if ragged:  # one line may overflow the column (a URL, a sequence), so not simply the longest
-        right = sorted(other.x1 for other in peers)[int(0.9 * (len(peers) - 1))]
-    return Column(left, right, ragged)
+def _columns(lines: list[Line]) -> list[Column]:
+    """Edges of the text around each line: the most frequent left edge, and the right one where lines agree on it."""
+    places = [(line.x0, line.x1, line.size, round(line.x0), round(line.x1 / 3) * 3.0) for line in lines]
+    found = []
+    for index, (x0, _, size, _, _) in enumerate(places):
+        near = places[max(0, index - WINDOW) : index + WINDOW + 1]
+        peers = [place for place in near if abs(place[0] - x0) < 3 * size and abs(place[2] - size) < 0.1 * size]
+        left = _most_common([place[3] for place in peers])
+        right = _most_common(edges := [place[4] for place in peers])
+        agree = edges.count(right)
+        ragged = agree < 0.4 * len(peers) or agree <= 2
+        if ragged:  # one line may overflow the column (a URL, a sequence), so not simply the longest
+            right = sorted(place[1] for place in peers)[int(0.9 * (len(peers) - 1))]
+        found.append(Column(left, right, ragged))
+    return found
+
+
+def _most_common(values: list[float]) -> float:
+    """The first of the most frequent ones."""
+    return max(dict.fromkeys(values), key=values.count)
 
 
 def _begins(paragraph: list[Line], line: Line, before: Column, here: Column, setting: Setting) -> bool:
