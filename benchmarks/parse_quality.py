@@ -25,6 +25,7 @@ from typing import Any
 from machine import machine
 
 from gswa.corpus.isolate import Job, read_all
+from gswa.corpus.report import Row
 from gswa.records import Document
 
 BODY = ("title", "heading", "paragraph", "acknowledgement")
@@ -101,7 +102,7 @@ def main() -> None:
     parser.add_argument("--show", action="store_true")
     asked = parser.parse_args()
     truths = dict(with_truth(asked.folder))
-    jobs = [Job(path, path.name, "", asked.parser) for path in truths]
+    jobs = [Job(path, Row(source=path.name, status="ok"), asked.parser) for path in truths]
     rows = [score(Document.model_validate_json(outcome.document), truths[job.path], asked.show) for job, outcome in read_all(jobs)]
     means = {name: round(statistics.mean(float(str(row[name])) for row in rows), 4) for name in ("order_recall", "noise", "paragraphs")}
     print(json.dumps({"benchmark": "parse_quality", "parser": asked.parser, "mean": means, "documents": rows, "machine": machine()}))

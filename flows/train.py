@@ -7,7 +7,7 @@ Each line of `finetune` is a task in tasks/, and each task calls one plain funct
 
     step            task              what it does                                       function
     create_run      tasks/data.py     a folder runs/<time>, or the one to resume         gswa/intake.py
-    parse           tasks/data.py     PDF, DOCX, TXT → paragraphs under headings         gswa/corpus/
+    parse           flows/corpus.py   PDF, DOCX, TXT → paragraphs under headings         gswa/corpus/
     prepare         tasks/data.py     documents → chat examples, split by document       gswa/examples.py
     probe           tasks/settings.py GPU, CPU, memory, disk                             gswa/hardware.py
     choose_plan     tasks/settings.py dry runs of candidates, when asked for             gswa/planner.py
@@ -21,10 +21,11 @@ Each line of `finetune` is a task in tasks/, and each task calls one plain funct
 
 from prefect import flow
 
+from flows.corpus import parse
 from flows.local import run_here
 from gswa.config import RunRequest
 from gswa.records import RunSummary
-from tasks.data import create_run, parse, prepare, preprocess
+from tasks.data import create_run, prepare, preprocess
 from tasks.results import evaluate, export, report
 from tasks.settings import choose_plan, probe, settle_config
 from tasks.train import train

@@ -15,6 +15,7 @@ BUILTIN_MODEL = "gswa-tiny"
 EFFECTIVE_BATCH = 8
 CONFIG_SCHEMA = 1
 
+Runner = Literal["threads", "processes", "dask", "ray"]
 Strategy = Literal["auto", "paragraph", "sentence", "token"]
 
 
@@ -100,6 +101,7 @@ class RunRequest(BaseModel):
     settings: Settings = Field(default_factory=Settings, description="settings given by hand; unset ones come from file, plan or profile")
     data: Path | None = Field(None, description="folder of train.jsonl, valid.jsonl, test.jsonl in place of the corpus")
     parser: Literal["auto", "unstructured", "pymupdf"] = Field("auto", description="who reads the papers")
+    task_runner: Runner = Field("threads", description="who reads the batches of papers")
     auto_plan: bool = Field(False, description="choose settings by dry runs")
     max_candidates: int = Field(5, ge=1, description="dry runs of the planner, at most")
     dry_run_steps: int = Field(3, ge=1, description="optimizer steps per dry run")

@@ -1,6 +1,7 @@
 """Whether splitting lost anything, counted in characters on what was stored: nothing here shares code with the splitting."""
 
 import hashlib
+import re
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -15,8 +16,8 @@ from gswa.files import read_lines
 from gswa.passages import training_paragraphs
 from gswa.records import SPLITS, Chunk, Document, Example, Record, Split
 from gswa.rundir import RunDir
-from gswa.sentences import PARAGRAPH_GAP
 
+PIECE_END = re.compile(r"(?<=[.!?…\])\"'”’])\s+|(?<=[。！？」』）])|\n\s*\n")
 SET_ASIDE_FILE = "set_aside.jsonl"
 
 
@@ -39,20 +40,20 @@ def check(read: Callable[[Split], Iterable[Example]], folder: Path, documents: I
     """Counts of what went in and what is stored, by character. Raises DataError where they do not agree.
 
     `targets_whole`: each target is its chunks' spans in order, with white space between. `characters_balanced`: in = in
-    chunks + between them + set aside. `blocks_missing`: training paragraphs of the documents that no example holds.
+    chunks + between them + set aside. `blocks_missing`: sentences of the documents' training paragraphs that no example holds.
     """
     count: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
-    paragraphs = array("Q")
+    pieces = array("Q")
     for split in SPLITS:
-        _follow(_watched(read(split), paragraphs), _stored_chunks(folder, split), _stored_asides(folder, split), count, reasons)
+        _follow(_watched(read(split), pieces), _stored_chunks(folder, split), _stored_asides(folder, split), count, reasons)
     accounted = count["characters_in_chunks"] + count["characters_between"] + count["characters_set_aside"]
-    blocks = None if documents is None else _in_documents(documents)
-    missing = None if blocks is None else count_missing(blocks, paragraphs)
+    blocks, wanted = (None, None) if documents is None else _in_documents(documents)
+    missing = None if wanted is None else count_missing(wanted, pieces)
     found = {
         "targets_whole": not count["broken"] and not count["unknown_chunks"],
         "characters_balanced": count["characters_in"] == accounted,
-        "blocks": None if blocks is None else len(blocks),
+        "blocks": blocks,
         "blocks_missing": missing,
         **{name: count[name] for name in ("examples", "chunks", "target_tokens", "broken", "unknown_chunks")},
         **{f"characters_{name}": count[f"characters_{name}"] for name in ("in", "in_chunks", "between", "set_aside")},
@@ -118,9 +119,12 @@ def white_space_between(example: Example, parts: list[Chunk]) -> int | None:
 
 
 # -- documents against examples ------------------------------------------------------------------------------------------
-def paragraph_digests(text: str) -> list[int]:
-    """Eight bytes for each paragraph, so that those of a large corpus fit in memory."""
-    pieces = (piece.strip() for piece in PARAGRAPH_GAP.split(text))
+def piece_digests(text: str) -> list[int]:
+    """Eight bytes for each sentence or less of it, so that the text of a large corpus fits in memory.
+
+    The pieces end wherever a passage may end, and at many places more: no rule of sentences is needed to compare.
+    """
+    pieces = (piece.strip() for piece in PIECE_END.split(text))
     return [int.from_bytes(hashlib.blake2b(piece.encode(), digest_size=8).digest()) for piece in pieces if piece]
 
 
@@ -129,12 +133,17 @@ def count_missing(wanted: "array[int]", known: "array[int]") -> int:
     return int((~np.isin(np.array(wanted, dtype=np.uint64), np.array(known, dtype=np.uint64))).sum())
 
 
-def _watched(examples: Iterable[Example], paragraphs: "array[int]") -> Iterator[Example]:
+def _watched(examples: Iterable[Example], pieces: "array[int]") -> Iterator[Example]:
     for example in examples:
-        paragraphs.extend(paragraph_digests(example.target))
+        pieces.extend(piece_digests(example.target))
         yield example
 
 
-def _in_documents(documents: Iterable[Document]) -> "array[int]":
-    blocks = (block for document in documents for _, block in training_paragraphs(document))
-    return array("Q", (digest for block in blocks for digest in paragraph_digests(block.text)))
+def _in_documents(documents: Iterable[Document]) -> tuple[int, "array[int]"]:
+    """How many paragraphs there are to train on, and what they say."""
+    count, pieces = 0, array("Q")
+    for document in documents:
+        for _, block in training_paragraphs(document):
+            count += 1
+            pieces.extend(piece_digests(block.text))
+    return count, pieces

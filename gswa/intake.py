@@ -2,16 +2,20 @@
 
 import logging
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from gswa import examples, settle
 from gswa.config import RunConfig, RunRequest
+from gswa.corpus import index
 from gswa.corpus.files import find_files
-from gswa.corpus.index import Corpus, check_corpus, parse_corpus, read_documents
+from gswa.corpus.index import Corpus, ParsePlan, check_corpus, read_documents
+from gswa.corpus.report import Row
 from gswa.disk import check_writable
 from gswa.errors import ConfigError, DataError
 from gswa.files import write_json, write_lines
 from gswa.formats import read_examples
+from gswa.recipe import read_recipe
 from gswa.records import SPLITS
 from gswa.rundir import RunDir
 from gswa.workspace import Workspace
@@ -83,15 +87,25 @@ def _papers(workspace: Workspace) -> Path:
     return workspace.corpus if own else workspace.sample_corpus
 
 
-def parse(run: RunDir) -> Corpus | None:
-    """Read the papers; None where the request brings its own examples, and where a run that is resumed has them already."""
+def plan_parse(run: RunDir) -> ParsePlan | None:
+    """Which papers must be read; None where the request brings its own examples, and where a run that is resumed has them already."""
     request = request_of(run)
     if request.data is not None or run.examples.is_dir():
         return None
     workspace = Workspace()
-    corpus = parse_corpus(papers(workspace), workspace.parsed, request.parser)
+    return index.plan(papers(workspace), workspace.parsed, request.parser)
+
+
+def finish_parse(todo: ParsePlan, read: Iterable[Row]) -> Corpus:
+    corpus = index.finish(todo, read)
     log.info("corpus: %s", outcome(corpus))
     return corpus
+
+
+def parse(run: RunDir) -> Corpus | None:
+    """The whole of it in this process."""
+    todo = plan_parse(run)
+    return finish_parse(todo, index.read_batch(todo.jobs, todo.parsed, on_progress=index.logged_progress())) if todo else None
 
 
 def outcome(corpus: Corpus) -> str:
@@ -107,7 +121,8 @@ def prepare(run: RunDir, corpus: Corpus | None) -> None:
     request = request_of(run)
     workspace = Workspace()
     if corpus is not None:
-        made = examples.prepare(read_documents(corpus.folder), workspace.training, seed_of(request))
+        recipe = read_recipe(workspace.recipe)
+        made = examples.prepare(read_documents(corpus.folder), workspace.training, seed_of(request), recipe)
         run.update(corpus_fingerprint=corpus.fingerprint, data=made.model_dump())
     source = workspace.training if request.data is None else request.data
     unfinished = run.examples.with_name("examples.new")

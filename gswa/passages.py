@@ -1,71 +1,58 @@
-"""Document → chat examples: each passage of the author's is the answer to one request to write on from the text before.
+"""Document → chat examples: each passage of the author's is the answer to one request, of one of three kinds.
 
-user        Continue the section "Results" of the paper "On Streptomyces".
-                                                                            (a blank line)
-            … the last sentences of the paragraph before …
-assistant   the passage: whole paragraphs of one section, about 150 to 400 words
+continue    Continue the section "Results" of the paper "On Streptomyces".
+            … the last sentences of the paragraph before …                          → the passage
+rewrite     Rewrite this passage in your own style.
+            … plain prose that says the same …                                      → the passage
+key_terms   Write a passage of the section "Results" … about these terms: …         → the passage
+
+A passage is whole paragraphs of one section, about 150 to 400 words; only a longer paragraph is cut, at ends of sentences.
 """
 
 import hashlib
-from collections.abc import Iterator
-from itertools import groupby
-from pathlib import PurePosixPath
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from itertools import groupby, pairwise
 from typing import NamedTuple
 
+from gswa.recipe import Kind, Recipe
 from gswa.records import READABLE, Block, Document, Example, Message
-from gswa.sentences import last_sentences
+from gswa.sentences import last_sentences, sentence_starts
 from gswa.splits import share
 
-CONTINUE_KIND = "continue"
-PASSAGE_WORDS = (150, 400)
-CONTEXT_WORDS = 80
-PRIORITY_FOLDER = "important_examples"
-PRIORITY_WEIGHT = 2.5
+CONTINUE_KIND: Kind = "continue"
 LONGEST_NAME = 160  # characters; a longer title or heading is most likely no title, and is left out of the request
-
-# Many, so that no wording becomes the key to the author's voice.
-CONTINUE_TEMPLATES = (
-    "Continue {place}.",
-    "Continue {place} from where this excerpt ends.",
-    "Write the next passage of {place}.",
-    "Write on: this is where {place} has come to.",
-    "Here is the end of a paragraph in {place}. Write what follows it.",
-    "Go on with {place} after these sentences.",
-    "Draft the passage that comes next in {place}.",
-    "What comes next in {place}? Write it out in full.",
-    "Carry {place} on from here.",
-    "Take up {place} at this point and write the next paragraphs.",
-    "The text below stands in {place}. Write the passage after it.",
-    "Add the passage that follows in {place}.",
-    "Pick up {place} where it stops and continue.",
-    "Compose the next part of {place}, following directly on this.",
-)
-OPENING_TEMPLATES = (
-    "Write the opening of {place}.",
-    "Begin {place}.",
-    "Write the first passage of {place}.",
-    "Draft how {place} begins.",
-    "Open {place} with its first paragraphs.",
-    "How does {place} start? Write it out in full.",
-    "Compose the beginning of {place}.",
-    "Start {place}.",
-    "Write the first paragraphs of {place}.",
-    "Set out with {place}: write its opening passage.",
-    "Provide the opening passage of {place}.",
-    "Put the beginning of {place} into words.",
-)
 BEFORE_OPENING = "The text before it ends like this:"
+TERMS = 8  # in a request made of key terms
+TERM = re.compile(r"[^\W\d_][\w-]{4,}")
+
+
+class Piece(NamedTuple):
+    """A paragraph by its block's place in the document, or characters `start` to `end` of a long one."""
+
+    block: int
+    text: str
+    start: int = 0
+    end: int | None = None
 
 
 class Passage(NamedTuple):
-    """Blocks of one section, by index in their document; `opens` where they are the section's first."""
+    """Pieces of one section, in order; `opens` where they are the section's first, `before` is the paragraph or part before."""
 
-    blocks: tuple[tuple[int, Block], ...]
+    section: str
+    pieces: tuple[Piece, ...]
     opens: bool
+    before: str
 
     @property
-    def words(self) -> int:
-        return sum(count_words(block.text) for _, block in self.blocks)
+    def text(self) -> str:
+        return "\n\n".join(piece.text for piece in self.pieces)
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        return tuple(piece.block for piece in self.pieces)
 
 
 def count_words(text: str) -> int:
@@ -79,59 +66,114 @@ def training_paragraphs(document: Document) -> list[tuple[int, Block]]:
     return [(index, block) for index, block in enumerate(document.blocks) if block.kind == "paragraph" and block.text.strip()]
 
 
-def make_examples(document: Document, seed: int) -> Iterator[Example]:
-    """One example per passage; together their targets hold every training paragraph once. `weight` is not set yet."""
+# -- passages ------------------------------------------------------------------------------------------------------------
+def passages(document: Document, recipe: Recipe) -> Iterator[Passage]:
+    """Together they hold every training paragraph once, in order."""
     before = ""
-    for passage in passages(document):
-        yield _example(document, passage, last_sentences(before, CONTEXT_WORDS), seed)
-        before = passage.blocks[-1][1].text
+    for section, blocks in groupby(training_paragraphs(document), key=lambda paragraph: paragraph[1].section):
+        pieces = [piece for at, block in blocks for piece in _pieces(at, block.text, recipe.passage_words[1])]
+        for number, group in enumerate(_grouped(pieces, *recipe.passage_words)):
+            yield Passage(section, tuple(group), opens=number == 0, before=before)
+            before = group[-1].text
 
 
-def passages(document: Document) -> Iterator[Passage]:
-    for _, section in groupby(training_paragraphs(document), key=lambda paragraph: paragraph[1].section):
-        for number, blocks in enumerate(_grouped(list(section))):
-            yield Passage(tuple(blocks), opens=number == 0)
+def _pieces(block: int, text: str, most: int) -> list[Piece]:
+    """The paragraph, or parts of about equal length where it has more than `most` words and sentences to part it at."""
+    words = count_words(text)
+    parts = math.ceil(words / (0.9 * most)) if words > most else 1  # sentences do not end just where a part should
+    starts = sentence_starts(text) if parts > 1 else []
+    chosen: list[int] = []
+    for number in range(1, parts):
+        later = [start for start in starts if start > (chosen[-1] if chosen else 0)]
+        if later:
+            chosen.append(min(later, key=lambda start: abs(start - number * len(text) / parts)))
+    if not chosen:
+        return [Piece(block, text.strip())]
+    edges = [0, *chosen, len(text)]
+    return [Piece(block, text[start:end].strip(), start, end) for start, end in pairwise(edges)]
 
 
-def _grouped(paragraphs: list[tuple[int, Block]]) -> list[list[tuple[int, Block]]]:
-    """Consecutive paragraphs until a passage has its least number of words; a short rest joins the passage before it."""
-    least, most = PASSAGE_WORDS
-    groups: list[list[tuple[int, Block]]] = []
-    words = most
-    for paragraph in paragraphs:
-        added = count_words(paragraph[1].text)
-        if words >= least or words + added > most:
-            groups.append([])
-            words = 0
-        groups[-1].append(paragraph)
-        words += added
-    if len(groups) > 1 and words < least:
-        rest = groups.pop()
-        groups[-1] += rest
+def _grouped(pieces: list[Piece], least: int, most: int) -> list[list[Piece]]:
+    """Cut where the passages come nearest to `least` to `most` words: the cheapest way to each piece, by those before it."""
+    words = [count_words(piece.text) for piece in pieces]
+    best: list[tuple[float, int]] = [(0.0, 0)]  # up to each piece: the cost of the best cut, and where its last passage starts
+    for end in range(1, len(pieces) + 1):
+        options, total = [], 0
+        for start in range(end - 1, -1, -1):
+            total += words[start]
+            if total > 2 * most and start < end - 1:
+                break
+            options.append((best[start][0] + _cost(total, least, most), start))
+        best.append(min(options))
+    groups: list[list[Piece]] = []
+    end = len(pieces)
+    while end:
+        start = best[end][1]
+        groups.insert(0, pieces[start:end])
+        end = start
     return groups
 
 
-def _example(document: Document, passage: Passage, context: str, seed: int) -> Example:
-    indices = tuple(index for index, _ in passage.blocks)
-    key = f"{document.source}:{document.sha256}:{indices}:{CONTINUE_KIND}"
+def _cost(words: int, least: int, most: int) -> float:
+    """More the further a passage is from least to most words; of equal cuts the one with more passages is the cheaper."""
+    return (max(0, least - words) / least) ** 2 + (max(0, words - most) / most) ** 2 - 1e-6
+
+
+# -- examples ------------------------------------------------------------------------------------------------------------
+def make_examples(document: Document, recipe: Recipe, seed: int, plain: Mapping[str, str]) -> Iterator[Example]:
+    """One example per passage; `plain` is the plain side by the digest of the passage, where there is one.
+
+    A passage whose turn it is to be rewritten and that has no plain side is continued. `weight` is not set yet.
+    """
+    for passage in passages(document, recipe):
+        yield _example(document, passage, recipe, seed, plain.get(digest(passage.text), ""))
+
+
+def kind_of(passage_text: str, recipe: Recipe, seed: int) -> Kind:
+    """By the passage alone, so that neither another paper nor a new name changes it."""
+    return recipe.kind_at(share(f"{seed}:kind:{digest(passage_text)}"))
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _example(document: Document, passage: Passage, recipe: Recipe, seed: int, plain: str) -> Example:
+    kind = kind_of(passage.text, recipe, seed)
+    if kind == "rewrite" and not plain:
+        kind = "continue"
+    cut = next(((passage.pieces[0].start, piece.end) for piece in passage.pieces[-1:] if piece.end is not None), None)
+    key = f"{document.source}:{document.sha256}:{passage.blocks}{cut or ''}:{kind}"
     identifier = hashlib.sha256(key.encode()).hexdigest()[:16]
-    asked = _instruction(document, passage, bool(context), share(f"{seed}:{identifier}"))
-    prompt = f"{asked}\n\n{context}" if context else asked
-    target = "\n\n".join(block.text for _, block in passage.blocks)
+    chance = share(f"{seed}:{identifier}")
+    place = _place(passage.section, document.title)
+    if kind == "rewrite":
+        prompt = f"{_chosen(recipe.templates.rewrite, chance).format(place=place)}\n\n{plain}"
+    elif kind == "key_terms":
+        prompt = _chosen(recipe.templates.key_terms, chance).format(place=place, terms=", ".join(key_terms(passage.text)))
+    else:
+        prompt = _continuing(passage, recipe, chance, place)
     return Example(
         id=identifier,
         document=document.source,
-        kind=CONTINUE_KIND,
-        blocks=indices,
-        messages=(Message(role="user", content=prompt), Message(role="assistant", content=target)),
+        group=document.group or document.sha256[:16],
+        kind=kind,
+        blocks=passage.blocks,
+        cut=cut,
+        messages=(Message(role="user", content=prompt), Message(role="assistant", content=passage.text)),
     )
 
 
-def _instruction(document: Document, passage: Passage, has_context: bool, chance: float) -> str:
-    opens = passage.opens or not has_context
-    templates = OPENING_TEMPLATES if opens else CONTINUE_TEMPLATES
-    asked = templates[int(chance * len(templates))].format(place=_place(passage.blocks[0][1].section, document.title))
-    return f"{asked} {BEFORE_OPENING}" if opens and has_context else asked
+def _continuing(passage: Passage, recipe: Recipe, chance: float, place: str) -> str:
+    context = last_sentences(passage.before, recipe.context_words) if passage.before and recipe.context_words else ""
+    opens = passage.opens or not context
+    asked = _chosen(recipe.templates.opening if opens else recipe.templates.continue_, chance).format(place=place)
+    asked = f"{asked} {BEFORE_OPENING}" if opens and context else asked
+    return f"{asked}\n\n{context}" if context else asked
+
+
+def _chosen(wordings: tuple[str, ...], chance: float) -> str:
+    return wordings[int(chance * len(wordings))]
 
 
 def _place(section: str, title: str) -> str:
@@ -141,7 +183,8 @@ def _place(section: str, title: str) -> str:
     return " of ".join(name for name in (named, paper) if name) or "the paper"
 
 
-def weighted(example: Example) -> Example:
-    """An example of train, with the weight of its document's folder."""
-    priority = PRIORITY_FOLDER in PurePosixPath(example.document).parts[:-1]
-    return example.model_copy(update={"weight": PRIORITY_WEIGHT if priority else 1.0})
+def key_terms(text: str) -> list[str]:
+    """The longest of the words that the passage uses most, in the order in which they come."""
+    counts = Counter(word.lower() for word in TERM.findall(text))
+    chosen = sorted(counts, key=lambda word: (-counts[word] * len(word), word))[:TERMS]
+    return sorted(chosen, key=text.lower().index)

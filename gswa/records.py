@@ -35,7 +35,11 @@ class Block(Record):
 
 
 class Document(Record):
-    """One file of the corpus, read or set aside with its reason. `source` is relative to the corpus folder."""
+    """One file of the corpus, read or set aside with its reason. `source` is relative to the corpus folder.
+
+    `language` is an ISO 639-1 code, empty where there is too little text to tell. `group` names the documents that say nearly
+    the same, and is known only where the document is read back from a parsed corpus.
+    """
 
     schema_version: int = 1
     source: str
@@ -44,6 +48,7 @@ class Document(Record):
     reason: str = ""
     title: str = ""
     language: str = ""
+    group: str = ""
     pages: int | None = None
     blocks: tuple[Block, ...] = ()
 
@@ -55,7 +60,8 @@ class Message(Record):
 
 class Example(BaseModel):
     """One chat example. `blocks` are the indices of the document's blocks that the target was made of, `weight` how often
-    an epoch shows it. Fields that a user's own file adds are kept."""
+    an epoch shows it. Where the target is part of a long block, `cut` gives its characters there: the start in the first
+    block, the end in the last one. Fields that a user's own file adds are kept."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
     id: str
@@ -63,6 +69,7 @@ class Example(BaseModel):
     group: str = ""
     kind: str = "chat"
     blocks: tuple[int, ...] = ()
+    cut: tuple[int, int] | None = None
     weight: float = Field(1.0, gt=0)
     messages: tuple[Message, ...]
 

@@ -62,11 +62,12 @@ def parse(
 ) -> None:
     """Read the papers: PDF, DOCX, TXT and Markdown to paragraphs under headings."""
     from gswa import intake
-    from gswa.corpus.index import parse_corpus
+    from gswa.corpus.index import logged_progress, parse_corpus
     from gswa.workspace import Workspace
 
     workspace = Workspace()
-    corpus = parse_corpus(input or intake.papers(workspace), workspace.parsed, parser)
+    progress = logged_progress(every=0.5 if console.is_terminal else 5.0)
+    corpus = parse_corpus(input or intake.papers(workspace), workspace.parsed, parser, progress)
     for line in (intake.outcome(corpus), f"written to {corpus.folder}"):
         console.print(line, markup=False)
 
@@ -76,10 +77,11 @@ def prepare(seed: Annotated[int, typer.Option("--seed", help="Seed of the split.
     """Turn the parsed papers into chat examples, split by document."""
     from gswa import examples
     from gswa.corpus.index import read_documents
+    from gswa.recipe import read_recipe
     from gswa.workspace import Workspace
 
     workspace = Workspace()
-    made = examples.prepare(read_documents(workspace.parsed), workspace.training, seed)
+    made = examples.prepare(read_documents(workspace.parsed), workspace.training, seed, read_recipe(workspace.recipe))
     _table(["", ""], rows_of(made.model_dump()))
     console.print(f"written to {workspace.training}", markup=False)
 
@@ -162,6 +164,7 @@ def train(
     no_oom_fallback: Annotated[bool, typer.Option("--no-oom-fallback", help="Fail when memory runs out.")] = False,
     skip_plots: Annotated[bool, typer.Option("--skip-plots", help="No plots and no HTML report.")] = False,
     parser: Annotated[str, typer.Option("--parser", help="auto, unstructured or pymupdf.")] = "auto",
+    task_runner: Annotated[str, typer.Option("--task-runner", help="Who reads the papers: threads, processes, dask or ray.")] = "threads",
     yes: Yes = False,
     debug: Debug = False,
 ) -> None:
@@ -173,8 +176,8 @@ def train(
         memory_limit_gb=parse_memory(memory_limit) if memory_limit else None,
     )  # fmt: skip
     request = _validated(
-        RunRequest, name=name, description=description, config=config, settings=settings, data=data, parser=parser, auto_plan=auto_plan,
-        memory_safe=memory_safe, skip_plots=skip_plots,
+        RunRequest, name=name, description=description, config=config, settings=settings, data=data, parser=parser, task_runner=task_runner,
+        auto_plan=auto_plan, memory_safe=memory_safe, skip_plots=skip_plots,
     )  # fmt: skip
     _show_settings(request, ask=not yes)
     _run(request)

@@ -35,6 +35,11 @@ class Workspace:
         return self.root / "data" / "corpus" / "parsed"
 
     @property
+    def recipe(self) -> Path:
+        """How examples are made."""
+        return self.root / "configs" / "examples.yaml"
+
+    @property
     def training(self) -> Path:
         return self.root / "data" / "training"
 

@@ -1,12 +1,17 @@
 """Papers to chunks."""
 
+from pathlib import Path
+
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.runtime import deployment, flow_run
 
 from gswa import chunking, intake
 from gswa.config import RunRequest
+from gswa.corpus import index, report
 from gswa.corpus.index import Corpus
+from gswa.corpus.isolate import Job
+from gswa.corpus.report import Row
 from gswa.records import LengthStats
 from gswa.rundir import RunDir
 
@@ -17,12 +22,16 @@ def create_run(request: RunRequest) -> RunDir:
 
 
 @task
-def parse(run: RunDir) -> Corpus | None:
-    """`data/corpus/raw` to one record per document; the `corpus` artifact has a row per file."""
-    corpus = intake.parse(run)
-    if corpus is not None:
-        create_markdown_artifact((corpus.folder / "report.md").read_text(encoding="utf-8"), key="corpus", description="Files of the corpus")
-    return corpus
+def read_batch(jobs: list[Job], parsed: Path, done: int, total: int, children: int | None) -> list[Row]:
+    """Some of the files to documents, each read in a child process; `done` of the `total` files are in batches before it."""
+    tell = index.logged_progress()
+    return index.read_batch(jobs, parsed, children, lambda read, _: tell(done + read, total))
+
+
+@task
+def publish_corpus(corpus: Corpus) -> None:
+    """The `corpus` artifact: what was read, set aside and left out, with a row per file."""
+    create_markdown_artifact(report.of_folder(corpus.folder), key="corpus", description="Files of the corpus")
 
 
 @task

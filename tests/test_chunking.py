@@ -17,6 +17,7 @@ from gswa.files import write_lines
 from gswa.lengths import statistics_report
 from gswa.parts import Rules
 from gswa.passages import make_examples
+from gswa.recipe import read_recipe
 from gswa.records import SPLITS, Block, Document
 from gswa.rundir import RunDir
 
@@ -127,7 +128,7 @@ def test_a_chunk_that_was_taken_away_or_doubled_is_found(tiny_run: RunDir, line:
 def test_a_paragraph_of_the_papers_that_no_example_holds_is_found(tiny_run: RunDir) -> None:
     texts = [f"Paragraph {n} of the paper. " + "It says more. " * 60 for n in range(6)]
     paper = Document(source="a.pdf", sha256="0", status="ok", blocks=tuple(Block(kind="paragraph", text=text) for text in texts))
-    made = list(make_examples(paper, 42))
+    made = list(make_examples(paper, read_recipe(), 42, {}))
     write_lines(tiny_run.examples / "train.jsonl", made)
     chunks(tiny_run, tiny_run.current_config())
     assert conservation(tiny_run, 256, [paper])["blocks_missing"] == 0

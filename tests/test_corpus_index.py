@@ -6,6 +6,7 @@ from papers import PROSE, column, write_docx, write_pdf
 
 from gswa.corpus import parse_corpus, read_documents
 from gswa.corpus.files import find_files, mark_duplicates
+from gswa.corpus.index import finish, plan, read_batch
 from gswa.corpus.report import Row
 from gswa.errors import ConfigError, CorpusError
 
@@ -48,8 +49,8 @@ def test_every_file_has_one_status_and_the_readable_ones_their_text(raw: Path, t
     }  # fmt: skip
     assert (corpus.documents, corpus.files, corpus.set_aside) == (3, 7, 4)
     assert [[block.text for block in document.blocks] for document in read_documents(parsed)] == [list(PROSE)] * 3
-    assert [document.source for document in read_documents(parsed)] == ["copy of one.txt", "important_examples/two.DOCX", "three.pdf"]
-    assert seen[-1] == (6, 6)
+    assert [document.source for document in read_documents(parsed)] == ["important_examples/two.DOCX", "copy of one.txt", "three.pdf"]
+    assert seen[-1] == (5, 5)
     assert "the same content as copy of one.txt" in (parsed / "report.md").read_text()
 
 
@@ -71,6 +72,46 @@ def test_the_cache_follows_the_folder(raw: Path, tmp_path: Path) -> None:
     assert report(parsed) == (1, 3)
     assert len(list(parsed.glob("*.json"))) == 4 + 2
     assert mine.exists()
+
+
+def test_documents_that_say_nearly_the_same_share_a_group(raw: Path, tmp_path: Path) -> None:
+    (raw / "other.txt").write_text("\n\n".join(text.replace("a", "u").replace("o", "i") for text in PROSE))
+    (raw / "edited.txt").write_text(TEXT.replace("glycerol", "water"))
+    parse_corpus(raw, tmp_path / "parsed")
+    groups = {document.source: document.group for document in read_documents(tmp_path / "parsed")}
+    assert groups["three.pdf"] == groups["copy of one.txt"] == groups["edited.txt"] == groups["important_examples/two.DOCX"]
+    assert groups["other.txt"] != groups["three.pdf"]
+    assert "nearly the same text as copy of one.txt" in (tmp_path / "parsed" / "report.md").read_text()
+
+
+def test_a_new_near_duplicate_leaves_the_group_of_the_first_its_name(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "m.txt").write_text(TEXT)
+    parse_corpus(tmp_path / "raw", tmp_path / "parsed")
+    (group,) = {document.group for document in read_documents(tmp_path / "parsed")}
+    for number in range(8):
+        (tmp_path / "raw" / f"{number}.txt").write_text(f"{TEXT} And once more, for the time {number}.")
+    parse_corpus(tmp_path / "raw", tmp_path / "parsed")
+    assert {document.group for document in read_documents(tmp_path / "parsed")} == {group}
+
+
+def test_the_report_says_languages_and_what_was_left_out(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "a.md").write_text(f"# Growth in soil\n\n{TEXT}\n\n## References\n\n1. Roe J (2001) On soil. Soil 12: 345.\n")
+    parse_corpus(tmp_path / "raw", tmp_path / "parsed")
+    report = (tmp_path / "parsed" / "report.md").read_text()
+    assert "Languages: 1 en." in report
+    assert "references 8" in report
+    assert next(read_documents(tmp_path / "parsed")).language == "en"
+
+
+def test_batches_read_apart_give_the_same_corpus(raw: Path, tmp_path: Path) -> None:
+    whole = parse_corpus(raw, tmp_path / "whole")
+    todo = plan(raw, tmp_path / "parts")
+    rows = [row for jobs in reversed(todo.batches(2)) for row in read_batch(jobs, todo.parsed, children=1)]
+    parts = finish(todo, rows)
+    assert (parts.fingerprint, parts.documents) == (whole.fingerprint, whole.documents)
+    assert (tmp_path / "parts" / "report.json").read_bytes() == (tmp_path / "whole" / "report.json").read_bytes()
 
 
 def test_a_damaged_document_is_read_again(raw: Path, tmp_path: Path) -> None:

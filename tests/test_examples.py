@@ -21,6 +21,10 @@ def paper(number: int, folder: str = "", passages: int = 4) -> Document:
     )
 
 
+def revised(document: Document) -> Document:
+    return document.model_copy(update={"blocks": tuple(b.model_copy(update={"text": f"{b.text} Now revised."}) for b in document.blocks)})
+
+
 def stored(training: Path, split: str) -> list[Example]:
     return list(read_examples(training / f"{split}.jsonl"))
 
@@ -49,11 +53,31 @@ def test_every_paragraph_is_stored_once(tmp_path: Path) -> None:
 
 
 def test_duplicates_of_a_paper_share_its_split(tmp_path: Path) -> None:
-    twice = [paper(n).model_copy(update={"source": f"copy/{n}.txt"}) for n in range(8)]
-    prepare([*map(paper, range(8)), *twice], tmp_path, 42)
+    first = [paper(n).model_copy(update={"group": str(n)}) for n in range(8)]
+    twice = [revised(document).model_copy(update={"source": f"copy/{document.source}"}) for document in first]
+    prepare([*first, *twice], tmp_path, 42)
     for split in SPLITS:
         sources = {example.document for example in stored(tmp_path, split)}
         assert {source.removeprefix("copy/") for source in sources} == {s for s in sources if "/" not in s}
+
+
+def test_a_passage_that_two_documents_share_is_trained_on_once(tmp_path: Path) -> None:
+    report = prepare([*map(paper, range(4)), paper(1, "copy/")], tmp_path, 42)
+    targets = [example.target for split in SPLITS for example in stored(tmp_path, split)]
+    assert len(targets) == len(set(targets)) == 16
+    assert (report.repeats, report.paragraphs_missing) == (4, 0)
+
+
+def test_a_new_paper_moves_none_of_the_others(tmp_path: Path) -> None:
+    def splits() -> dict[str, str]:
+        return {example.document: split for split in SPLITS for example in stored(tmp_path, split)}
+
+    prepare(map(paper, range(5)), tmp_path, 42)
+    before = splits()
+    for count in range(6, 12):
+        prepare(map(paper, range(count)), tmp_path, 42)
+        assert {name: split for name, split in splits().items() if name in before} == before
+        before = splits()
 
 
 def test_priority_weighs_in_train_alone(tmp_path: Path) -> None:

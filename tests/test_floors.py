@@ -12,8 +12,8 @@ FLOORS = (  # highest first; what stands on one floor may import its neighbours,
     "tasks",
     "gswa.train",
     "gswa.planner gswa.planning gswa.attempt gswa.evaluate gswa.report gswa.export gswa.intake gswa.settle gswa.console",
-    "gswa.corpus gswa.examples gswa.formats gswa.passages gswa.splits gswa.chunking gswa.parts gswa.aligned gswa.measure gswa.spans "
-    "gswa.sentences gswa.lengths gswa.conservation gswa.cursor gswa.hardware gswa.nvidia gswa.profiles gswa.memory gswa.ladder "
+    "gswa.corpus gswa.examples gswa.formats gswa.passages gswa.recipe gswa.splits gswa.chunking gswa.parts gswa.aligned gswa.measure "
+    "gswa.spans gswa.sentences gswa.lengths gswa.conservation gswa.cursor gswa.hardware gswa.nvidia gswa.profiles gswa.memory gswa.ladder "
     "gswa.basemodel",
     "gswa.backends",
     "gswa.dataset gswa.tokens gswa.order gswa.packing",

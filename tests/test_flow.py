@@ -2,13 +2,16 @@
 
 import asyncio
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from small_corpus import write_corpus
 
 from gswa.config import RunRequest, Settings
+from gswa.corpus.index import parse_corpus
 from gswa.errors import GswaError, OutOfMemory
+from gswa.files import write_json
 from gswa.rundir import RunDir
 from gswa.workspace import Workspace
 
@@ -57,6 +60,22 @@ def test_the_flow_ends_with_a_summary_a_report_and_a_row_per_file(home):
     assert "data:image/png;base64," in artifact("report")
     assert "growth.docx" in artifact("corpus")
     assert RunDir(Path(summary.path)).metadata()["flow_run_id"]
+
+
+@pytest.mark.parametrize("runner", ["threads", "processes", "dask", "ray"])
+def test_whoever_reads_the_batches_the_corpus_is_the_same(home, monkeypatch, runner):
+    from flows import corpus as flow
+
+    if runner in ("dask", "ray"):
+        pytest.importorskip(f"prefect_{runner}", reason="an extra; CI's optional part has it")
+    monkeypatch.setattr(flow, "BATCH_FILES", 2)
+    run = RunDir.create(home / "runs")
+    write_json(run.request_file, request().model_copy(update={"task_runner": runner}).model_dump(mode="json"))
+    parsed = flow.parse(run)
+    reference = parse_corpus(Workspace().corpus, home / "reference")
+    assert parsed == replace(reference, folder=Workspace().parsed)
+    assert (Workspace().parsed / "report.json").read_bytes() == (home / "reference" / "report.json").read_bytes()
+    assert flow.parse(run) == parsed
 
 
 def test_the_retry_hook_walks_down_the_ladder_and_stops_at_its_foot_with_the_message(home):

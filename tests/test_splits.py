@@ -4,14 +4,9 @@ from collections import Counter
 
 import pytest
 
-from gswa.records import Block, Document
-from gswa.splits import group_documents, identity, split_groups
+from gswa.splits import split_groups
 
-GROUPS = [f"title:{n}" for n in range(300)]
-
-
-def document(source: str, title: str, text: str) -> Document:
-    return Document(source=source, sha256=source, status="ok", title=title, blocks=(Block(kind="paragraph", text=text),))
+GROUPS = [f"group {n}" for n in range(300)]
 
 
 @pytest.mark.parametrize("count", [3, 4, 7, 12, 30])
@@ -41,28 +36,14 @@ def test_the_order_of_the_papers_does_not_matter() -> None:
     assert split_groups(GROUPS, 42) == split_groups(GROUPS[::-1], 42)
 
 
-def test_documents_of_one_title_or_one_text_share_a_group() -> None:
-    groups = group_documents(
-        map(
-            identity,
-            [
-                document("a.pdf", "On the Origin of Streptomyces", "Text one."),
-                document("a-preprint.docx", "On the origin of Streptomyces.", "Text two, revised."),
-                document("copy.txt", "", "text  TWO revised"),
-                document("other.txt", "", "Something else."),
-            ],
-        )
-    )
-    assert groups["a.pdf"] == groups["a-preprint.docx"] == groups["copy.txt"] != groups["other.txt"]
+@pytest.mark.parametrize("count", range(3, 40))
+def test_a_paper_that_had_a_split_keeps_it_however_small_the_corpus(count: int) -> None:
+    before = split_groups(GROUPS[:count], 42)
+    after = split_groups(GROUPS[: count + 1], 42, before=before)
+    assert {group: after[group] for group in before} == before
 
 
-def test_a_title_of_few_words_makes_no_group() -> None:
-    groups = group_documents(map(identity, [document("a", "Introduction", "One."), document("b", "Introduction", "Two.")]))
-    assert groups["a"] != groups["b"]
-
-
-def test_a_revision_leaves_the_group_of_a_titled_paper_alone() -> None:
-    first = document("a", "On the origin of Streptomyces", "Text one.")
-    alone = group_documents([identity(first)])["a"]
-    revised = document("b", first.title, "Text one, revised.")
-    assert group_documents(map(identity, [revised, first]))["a"] == alone
+def test_where_the_only_paper_held_out_left_another_one_is() -> None:
+    before = split_groups(GROUPS[:5], 42)
+    left = [group for group in GROUPS[:5] if before[group] != "test"]
+    assert set(split_groups(left, 42, before=before).values()) == {"train", "valid", "test"}

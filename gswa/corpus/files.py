@@ -3,12 +3,16 @@
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from gswa.corpus.guards import FORMATS
 from gswa.corpus.report import Report, Row
 
-PRIORITY = "important_examples/"
+PRIORITY = "important_examples"  # the folder of the papers that weigh more
+
+
+def is_priority(source: str) -> bool:
+    return PRIORITY in PurePosixPath(source).parts[:-1]
 
 
 def find_files(raw: Path) -> tuple[list[str], list[Row]]:
@@ -40,9 +44,9 @@ def _walk(raw: Path) -> Iterator[str]:
                 yield path.relative_to(raw).as_posix()
 
 
-def fingerprint(rows: Iterable[Row], reader: str) -> str:
+def fingerprint(rows: Iterable[Row]) -> str:
     """Of the set of contents: order, names, dates and copies do not count."""
-    digest = hashlib.sha256(reader.encode())
+    digest = hashlib.sha256()
     for content in sorted({row.sha256 for row in rows}):
         digest.update(content.encode())
     return digest.hexdigest()
@@ -73,7 +77,7 @@ def mark_duplicates(rows: Iterable[Row]) -> list[Row]:
     """Of several files with one content the priority one stays, else the first by name."""
     rows = list(rows)
     first: dict[tuple[str, str], Row] = {}
-    for row in sorted(rows, key=lambda row: (PRIORITY not in f"/{row.source}", row.source)):
+    for row in sorted(rows, key=lambda row: (not is_priority(row.source), row.source)):
         first.setdefault((row.sha256, suffix(row)), row)
     return [_marked(row, first[row.sha256, suffix(row)]) for row in rows]
 

@@ -1,9 +1,12 @@
 """Documents are opened in child processes only: a file that hangs, crashes or swells costs itself, not the run."""
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import sys
+import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
@@ -13,41 +16,46 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from gswa.corpus.read import paragraphs, read_file, set_aside, words
+from gswa.corpus.read import read_file, set_aside
+from gswa.corpus.report import Row
 from gswa.records import Document, Status
 
 SECONDS = 60
 MEMORY_BYTES = 2 << 30
 FILES_PER_CHILD = 100  # then a fresh one: what a reader leaks goes with it
 TOO_LARGE = f"reading it takes more memory than the {MEMORY_BYTES >> 30} GB it may have"
+SECONDS_BETWEEN_LOOKS = 0.1
 AHEAD = 4  # jobs in the queue per child: enough to keep it busy, and the parent's memory does not grow with the corpus
 
 
 class Job(NamedTuple):
+    """A file to read, and its row of the report as far as it is known."""
+
     path: Path
-    source: str
-    sha256: str
-    parser: str
+    row: Row
+    parser: str = "auto"
 
 
 class Outcome(NamedTuple):
-    """What became of one file: its document as JSON, and the figures of its row in the report."""
+    """What became of one file: its document as JSON, and its row."""
 
     document: str
-    status: Status
-    reason: str
-    pages: int | None
-    words: int
-    paragraphs: int
+    row: Row
 
 
-def read_all(jobs: Sequence[Job], seconds: float = SECONDS, memory: int = MEMORY_BYTES) -> Iterator[tuple[Job, Outcome]]:
-    """Every job's outcome, in the order of the jobs; each may take `seconds`, and its child `memory` bytes."""
+def read_all(
+    jobs: Sequence[Job], children: int | None = None, seconds: float = SECONDS, memory: int = MEMORY_BYTES
+) -> Iterator[tuple[Job, Outcome]]:
+    """Every job's outcome, in the order of the jobs; each may take `seconds`, and its child `memory` bytes.
+
+    As many children as the machine has cores, where their number is not given.
+    """
     if not jobs:
         return
     from pebble import ProcessPool
 
-    children = max(1, min(_cores(), -(-len(jobs) // 3), 16))
+    multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]  # Dask's workers may have none else
+    children = children or max(1, min(_cores(), -(-len(jobs) // 3), 16))
     pool = ProcessPool(max_workers=children, max_tasks=FILES_PER_CHILD, initializer=_confine, initargs=(memory,), context=_FreshContext())
     waiting: deque[tuple[Job, Future[Outcome]]] = deque()
     try:
@@ -71,19 +79,17 @@ def _cores() -> int:
 
 def _work(job: Job) -> Outcome:
     try:
-        return _outcome(read_file(*job))
+        return _outcome(job, read_file(job.path, job.row.source, job.row.sha256, job.parser))
     except MemoryError:
-        return _outcome(_failed(job, "out_of_memory", TOO_LARGE))
+        return _failed(job, "out_of_memory", TOO_LARGE)
 
 
-def _outcome(document: Document) -> Outcome:
-    return Outcome(
-        document.model_dump_json(), document.status, document.reason, document.pages, words(document), paragraphs(document)
-    )  # fmt: skip
+def _outcome(job: Job, document: Document) -> Outcome:
+    return Outcome(document.model_dump_json(), job.row.read_as(document))
 
 
-def _failed(job: Job, status: Status, reason: str) -> Document:
-    return set_aside(job.source, job.sha256, status, f"{reason}; make the file anew or leave it out")
+def _failed(job: Job, status: Status, reason: str) -> Outcome:
+    return _outcome(job, set_aside(job.row.source, job.row.sha256, status, f"{reason}; make the file anew or leave it out"))
 
 
 def _result(job: Job, future: "Future[Outcome]", seconds: float) -> tuple[Job, Outcome]:
@@ -99,10 +105,10 @@ def _result(job: Job, future: "Future[Outcome]", seconds: float) -> tuple[Job, O
         failed = _died(job, int(error.exitcode or 0))
     except Exception as error:  # noqa: BLE001 - a fault of ours that one file shows must not cost the others
         failed = _failed(job, "crashed", f"the reader failed on it ({type(error).__name__}: {str(error)[:120]})")
-    return job, _outcome(failed)
+    return job, failed
 
 
-def _died(job: Job, exit_code: int) -> Document:
+def _died(job: Job, exit_code: int) -> Outcome:
     """PDFium aborts when an allocation fails; the kernel kills when the machine has no memory left."""
     if -exit_code in (signal.SIGABRT, signal.SIGKILL):
         return _failed(job, "out_of_memory", TOO_LARGE)
@@ -117,10 +123,24 @@ def _confine(memory: int) -> None:
     for limit in (resource.RLIMIT_AS, resource.RLIMIT_DATA):
         with contextlib.suppress(OSError, ValueError):  # macOS knows the names and refuses the values
             resource.setrlimit(limit, (memory, memory))
+    if sys.platform == "darwin":
+        watch_memory(memory)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     silence = os.open(os.devnull, os.O_WRONLY)
     for descriptor in (1, 2):
         os.dup2(silence, descriptor)
+
+
+def watch_memory(limit: int) -> None:
+    """Where the system keeps no limit: this process ends itself, as the kernel would, once it holds more bytes."""
+    import psutil
+
+    def watch() -> None:
+        while psutil.Process().memory_info().rss <= limit:
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 class _FreshProcess(SpawnProcess):

@@ -3,10 +3,10 @@
 import re
 from pathlib import Path
 
-from gswa.corpus.clean import count_words
+from gswa.corpus.clean import language_of
 from gswa.corpus.guards import SetAside, check
 from gswa.corpus.zones import Draft, type_blocks
-from gswa.records import READABLE, Document, Status
+from gswa.records import Document, Status
 
 
 def read_file(path: Path, source: str, sha256: str, parser: str = "auto") -> Document:
@@ -41,9 +41,12 @@ def _read(path: Path, source: str, sha256: str, parser: str) -> Document:
     if not blocks:
         raise SetAside("empty", "it holds no text")
     title = next((block.text for block in blocks if block.kind == "title"), "")
-    if not any(block.kind == "paragraph" for block in blocks):
+    prose = " ".join(block.text for block in blocks if block.kind == "paragraph")
+    if not prose:
         reason = reason or "no paragraph of running text (tables, lists or labels only)"
-    return Document(source=source, sha256=sha256, status=status, reason=reason, title=title, pages=pages, blocks=blocks)
+    return Document(
+        source=source, sha256=sha256, status=status, reason=reason, title=title, language=language_of(prose), pages=pages, blocks=blocks
+    )  # fmt: skip
 
 
 def _read_pdf(path: Path, parser: str) -> tuple[list[Draft], int | None, Status, str]:
@@ -54,15 +57,6 @@ def _read_pdf(path: Path, parser: str) -> tuple[list[Draft], int | None, Status,
     from gswa.corpus.pdf import read_pdf
 
     return read_pdf(path)
-
-
-def paragraphs(document: Document) -> int:
-    """Paragraphs that can be trained on; none in a document that was set aside."""
-    return sum(block.kind == "paragraph" for block in document.blocks) if document.status in READABLE else 0
-
-
-def words(document: Document) -> int:
-    return sum(count_words(block.text) for block in document.blocks if block.kind == "paragraph")
 
 
 def safe_stem(source: str) -> str:
