@@ -4,17 +4,19 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
 
 from gswa.basemodel import resolve_model
-from gswa.config import BUILTIN_MODEL, RunConfig
+from gswa.config import RunConfig
 from gswa.conservation import SET_ASIDE_FILE, SetAside, check
-from gswa.dataset import load_tokenizer
-from gswa.errors import ConfigError, DataError
-from gswa.files import append_line, write_atomically, write_lines
-from gswa.formats import read_examples
-from gswa.lengths import STRATEGIES, Divided, PreprocessStats, Tally, statistics_report, together
+from gswa.dataset import Tokenizer, load_tokenizer
+from gswa.errors import DataError
+from gswa.files import append_line, file_digest, write_atomically, write_lines
+from gswa.formats import read_chunks
+from gswa.lengths import Divided, PreprocessStats, Tally, together
 from gswa.parts import Rules, split_examples
 from gswa.records import SPLITS, Chunk, Example, LengthStats, Split
 from gswa.rundir import RunDir
@@ -23,22 +25,25 @@ from gswa.workspace import Workspace
 log = logging.getLogger("gswa")
 
 STATS_FILE = "stats.json"
-REPORT_FILE = "preprocess_report.md"
 ReadSplit = Callable[[Split], Iterable[Example]]
+AsStored = Callable[[Split, Chunk], BaseModel | dict[str, Any]]
 
 
 def chunks(run: RunDir, config: RunConfig) -> LengthStats:
     """Statistics of the run's examples split at this length; the chunks are written the first time they are asked for.
 
-    Raises DataError where nothing is left to train on, and where splitting is switched off and an example is too long.
+    What `preprocess` made of the same data for this length and tokenizer is taken over. Raises DataError where nothing is
+    left to train on, and where splitting is switched off and an example is too long.
     """
     folder = run.chunks(config.max_seq_length)
     stats = sealed(folder)
-    if stats is None or stats.strategy != config.strategy or stats.made_from["model"] != config.model_id:
+    if stats is None or not _serves(stats, config) or stats.made_from["model"] != config.model_id:
         rules = Rules(load_tokenizer(resolve_model(config.model_id)), config.max_seq_length, config.strategy)
         if not config.preprocess_enabled:
             _refuse_long(run, rules)
-        stats = _write(folder, run.read_examples, rules, {"model": config.model_id, **_digests(run.examples, rules)})
+        made_from = {"model": config.model_id, **tokenizer_digests(rules.tokenizer), **run.metadata().get("data_files", {})}
+        ready = _preprocessed(config, made_from)
+        stats = take_over(ready, folder, run.read_examples, made_from) if ready else write(folder, run.read_examples, rules, made_from)
     write_atomically(run.stats_file, _json(stats))
     return stats.splits["all"]
 
@@ -52,8 +57,24 @@ def sealed(folder: Path) -> PreprocessStats | None:
         return None
 
 
+def _serves(stats: PreprocessStats, config: RunConfig) -> bool:
+    """`auto` takes what was chosen when the data was preprocessed."""
+    return stats.max_seq_length == config.max_seq_length and config.strategy in ("auto", stats.strategy)
+
+
+def _preprocessed(config: RunConfig, made_from: dict[str, str]) -> Path | None:
+    """The folder of `preprocess` for this length, where it was made from the same data, vocabulary and chat template."""
+    folder = Workspace().preprocessed(config.max_seq_length)
+    stats = sealed(folder)
+    wanted = {name: digest for name, digest in made_from.items() if name != "model"}
+    if stats is None or not _serves(stats, config) or stats.made_from != wanted or "train.jsonl" not in wanted:
+        return None
+    log.info("chunks of %d tokens: taken over from %s", config.max_seq_length, folder)
+    return folder
+
+
 def _refuse_long(run: RunDir, rules: Rules) -> None:
-    total = together(_analyze(run.read_examples, rules).values()).stats(rules.max_tokens)
+    total = together(analyze(run.read_examples, rules).values()).stats(rules.max_tokens)
     if total.over_limit_before:
         raise DataError(
             f"{total.over_limit_before} of {total.before.count} examples are longer than {rules.max_tokens} tokens and preprocess_enabled"
@@ -61,71 +82,57 @@ def _refuse_long(run: RunDir, rules: Rules) -> None:
         )
 
 
-# -- preprocess by itself --------------------------------------------------------------------------------------------------
-def preprocess_command(
-    input: Path | None,
-    output: Path | None,
-    max_tokens: int,
-    overlap: int,
-    strategy: str,
-    analyze_only: bool,
-    report_dir: Path | None,
-    model: str | None,
-) -> str:
-    """Split a folder, or one JSONL file, of examples; the report in Markdown, and where the chunks lie. Raises our errors."""
-    chosen = next((known for known in STRATEGIES if known == strategy), None)
-    if chosen is None:
-        raise ConfigError(f"--strategy {strategy}: no such strategy; choose {', '.join(STRATEGIES)}")
-    workspace = Workspace()
-    rules = Rules(load_tokenizer(resolve_model(model or BUILTIN_MODEL)), max_tokens, chosen, overlap)
-    folder = output or workspace.preprocessed(max_tokens)
-    stats = preprocess_folder(input or workspace.training, folder, rules, analyze_only)
-    report = statistics_report(stats)
-    if report_dir:
-        write_atomically(report_dir / REPORT_FILE, report)
-    return report if analyze_only else f"{report}\nChunks: {folder}"
+# -- counting and writing --------------------------------------------------------------------------------------------------
+def analyze(read: ReadSplit, rules: Rules) -> dict[Split, Tally]:
+    """What splitting would do, without writing."""
+    tallies = {split: Tally() for split in SPLITS}
+    for split, tally in tallies.items():
+        for divided in split_examples(read(split), rules):
+            tally.add(divided)
+    return tallies
 
 
-def preprocess_folder(source: Path, output: Path, rules: Rules, analyze_only: bool = False) -> PreprocessStats:
-    """Split train.jsonl, valid.jsonl, test.jsonl of a folder into chunks; `analyze_only` counts and writes nothing.
+def write(
+    folder: Path,
+    read: ReadSplit,
+    rules: Rules,
+    made_from: dict[str, str],
+    as_stored: AsStored = lambda _, chunk: chunk,
+    passed_over: Callable[[], dict[str, Any]] = dict,
+) -> PreprocessStats:
+    """Split, store, check what was stored, and seal. Raises DataError where nothing is left to train on.
 
-    Chunks of the same data, tokenizer and settings are kept. Raises DataError rather than write over files not made here.
+    `passed_over`: what reading found wrong, once all is read.
     """
-    read = partial(_read_split, source)
-    if analyze_only:
-        return _stats(_analyze(read, rules), rules)
-    if not (output / STATS_FILE).exists() and any((output / f"{split}.jsonl").exists() for split in SPLITS):
-        raise DataError(f"{output}: holds files that were not made by preprocessing; choose another --output or move them")
-    made_from = _digests(source, rules)
-    stats = sealed(output)
-    wanted = (rules.max_tokens, rules.strategy, rules.overlap, made_from)
-    if stats and (stats.max_seq_length, stats.strategy, stats.overlap, stats.made_from) == wanted:
-        return stats
-    return _write(output, read, rules, made_from)
-
-
-def _read_split(source: Path, split: Split) -> Iterable[Example]:
-    """Without train.jsonl an error; valid.jsonl and test.jsonl may be absent. One file alone is the train split."""
-    if source.is_file():
-        return read_examples(source) if split == "train" else ()
-    path = source / f"{split}.jsonl"
-    return read_examples(path) if split == "train" or path.exists() else ()
-
-
-# -- writing ---------------------------------------------------------------------------------------------------------------
-def _write(folder: Path, read: ReadSplit, rules: Rules, made_from: dict[str, str]) -> PreprocessStats:
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / STATS_FILE, "{}\n")  # says that the folder is ours, and not finished
     (folder / SET_ASIDE_FILE).unlink(missing_ok=True)
     tallies = {split: Tally() for split in SPLITS}
     for split, tally in tallies.items():
         divided = _tallied(split_examples(read(split), rules), tally, split, folder / SET_ASIDE_FILE)
-        write_lines(folder / f"{split}.jsonl", divided)
+        write_lines(folder / f"{split}.jsonl", (as_stored(split, chunk) for chunk in divided))
         log.info("%s: %d examples, %d chunks of at most %d tokens", split, len(tally.before), len(tally.after), rules.max_tokens)
     if not tallies["train"].after:
         raise DataError(_nothing_left(tallies["train"], rules))
+    return _seal(folder, read, stats_of(tallies, rules).model_copy(update={"passed_over": passed_over()}), made_from)
+
+
+def take_over(source: Path, folder: Path, read: ReadSplit, made_from: dict[str, str]) -> PreprocessStats:
+    """The chunks of a sealed folder in another one, checked against the examples there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / STATS_FILE, "{}\n")
+    for split in SPLITS:
+        write_lines(folder / f"{split}.jsonl", read_chunks(source / f"{split}.jsonl"))
+    aside = source / SET_ASIDE_FILE
+    write_atomically(folder / SET_ASIDE_FILE, aside.read_bytes() if aside.is_file() else b"")
+    stats = sealed(source)
+    assert stats is not None
+    return _seal(folder, read, stats, made_from)
+
+
+def _seal(folder: Path, read: ReadSplit, stats: PreprocessStats, made_from: dict[str, str]) -> PreprocessStats:
     found = check(read, folder)
-    stats = _stats(tallies, rules).model_copy(update={"made_from": made_from, "files": _sizes(folder), "conservation": found})
+    stats = stats.model_copy(update={"made_from": made_from, "files": _sizes(folder), "conservation": found})
     write_atomically(folder / STATS_FILE, _json(stats))
     return stats
 
@@ -139,15 +146,7 @@ def _tallied(divided: Iterable[Divided], tally: Tally, split: Split, set_aside: 
         yield from one.chunks
 
 
-def _analyze(read: ReadSplit, rules: Rules) -> dict[Split, Tally]:
-    tallies = {split: Tally() for split in SPLITS}
-    for split, tally in tallies.items():
-        for divided in split_examples(read(split), rules):
-            tally.add(divided)
-    return tallies
-
-
-def _stats(tallies: dict[Split, Tally], rules: Rules) -> PreprocessStats:
+def stats_of(tallies: dict[Split, Tally], rules: Rules) -> PreprocessStats:
     splits = {name: tally.stats(rules.max_tokens) for name, tally in [*tallies.items(), ("all", together(tallies.values()))]}
     return PreprocessStats(max_seq_length=rules.max_tokens, strategy=rules.strategy, overlap=rules.overlap, splits=splits)
 
@@ -167,16 +166,16 @@ def _sizes(folder: Path) -> dict[str, int]:
     return {f"{split}.jsonl": (folder / f"{split}.jsonl").stat().st_size for split in SPLITS}
 
 
-def _digests(source: Path, rules: Rules) -> dict[str, str]:
-    """What the chunks depend on: the texts, the vocabulary and the chat template."""
-    vocabulary = json.dumps(sorted(rules.tokenizer.get_vocab().items(), key=lambda entry: entry[1]))
-    found = {"vocabulary": _digest(vocabulary), "template": _digest(str(rules.tokenizer.chat_template))}
-    for path in [source] if source.is_file() else [source / f"{split}.jsonl" for split in SPLITS]:
-        if path.is_file():
-            with path.open("rb") as content:
-                found[path.name] = hashlib.file_digest(content, "sha256").hexdigest()
-    return found
+# -- what chunks depend on -------------------------------------------------------------------------------------------------
+def tokenizer_digests(tokenizer: Tokenizer) -> dict[str, str]:
+    """Of the vocabulary and of the chat template."""
+    vocabulary = json.dumps(sorted(tokenizer.get_vocab().items(), key=lambda entry: entry[1]))
+    texts = {"vocabulary": vocabulary, "template": str(tokenizer.chat_template)}
+    return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+def data_digests(source: Path) -> dict[str, str]:
+    """Of the split files in a folder, by name; one file by itself counts as the train split."""
+    if source.is_file():
+        return {"train.jsonl": file_digest(source)}
+    return {path.name: file_digest(path) for split in SPLITS if (path := source / f"{split}.jsonl").is_file()}

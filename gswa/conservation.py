@@ -13,6 +13,7 @@ import numpy as np
 
 from gswa.errors import DataError
 from gswa.files import read_lines
+from gswa.formats import read_chunks
 from gswa.passages import training_paragraphs
 from gswa.records import SPLITS, Chunk, Document, Example, Record, Split
 from gswa.rundir import RunDir
@@ -46,7 +47,8 @@ def check(read: Callable[[Split], Iterable[Example]], folder: Path, documents: I
     reasons: Counter[str] = Counter()
     pieces = array("Q")
     for split in SPLITS:
-        _follow(_watched(read(split), pieces), _stored_chunks(folder, split), _stored_asides(folder, split), count, reasons)
+        examples = read(split) if documents is None else _watched(read(split), pieces)
+        _follow(examples, read_chunks(folder / f"{split}.jsonl"), _stored_asides(folder, split), count, reasons)
     accounted = count["characters_in_chunks"] + count["characters_between"] + count["characters_set_aside"]
     blocks, wanted = (None, None) if documents is None else _in_documents(documents)
     missing = None if wanted is None else count_missing(wanted, pieces)
@@ -63,10 +65,6 @@ def check(read: Callable[[Split], Iterable[Example]], folder: Path, documents: I
     if not holds:
         raise DataError(f"{folder}: text was lost while splitting ({found}); this is a fault in GSWA, please report it")
     return {"holds": holds, **found}
-
-
-def _stored_chunks(folder: Path, split: Split) -> Iterator[Chunk]:
-    return (Chunk.model_validate(line) for line in read_lines(folder / f"{split}.jsonl"))
 
 
 def _stored_asides(folder: Path, split: Split) -> Iterator[SetAside]:

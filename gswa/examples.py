@@ -1,6 +1,5 @@
 """The folder of training examples, written from the parsed papers; what a user wrote is read by `gswa.formats`."""
 
-import hashlib
 import json
 import shutil
 from array import array
@@ -13,7 +12,7 @@ from typing import Any, Literal
 from gswa.conservation import count_missing, piece_digests
 from gswa.corpus.files import is_priority
 from gswa.errors import CorpusError, DataError
-from gswa.files import read_lines, write_json, write_lines
+from gswa.files import file_digest, read_lines, write_json, write_lines
 from gswa.passages import digest, make_examples, training_paragraphs
 from gswa.recipe import Recipe, read_recipe
 from gswa.records import SPLITS, Document, Example, Record, Split
@@ -199,8 +198,3 @@ def _move_in(staging: Path, training: Path, known: Mapping[str, str], memory: Ma
 
 def _split_files(folder: Path) -> list[Path]:
     return [folder / f"{split}.jsonl" for split in SPLITS]
-
-
-def file_digest(path: Path) -> str:
-    with path.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()

@@ -1,6 +1,7 @@
 """Files that a crash at any moment leaves readable: written whole and renamed into place, or appended to by whole lines."""
 
 import fcntl
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -67,14 +68,20 @@ def _object(line: bytes) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
-def write_lines(path: Path, records: Iterable[BaseModel]) -> None:
+def file_digest(path: Path) -> str:
+    """SHA-256, in hexadecimal."""
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def write_lines(path: Path, records: Iterable[BaseModel | dict[str, Any]]) -> None:
     """A whole JSONL file, renamed into place; the parent folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("w", encoding="utf-8") as out:
             for record in records:
-                out.write(record.model_dump_json() + "\n")
+                out.write((json.dumps(record, ensure_ascii=False) if isinstance(record, dict) else record.model_dump_json()) + "\n")
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

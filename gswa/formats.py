@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from gswa.errors import DataError
-from gswa.records import Example, Message
+from gswa.records import Chunk, Example, Message
 
 log = logging.getLogger("gswa")
 
@@ -220,6 +220,16 @@ def read_examples(path: Path, on_fault: Callable[[int, str], None] | None = None
     if not path.is_file():
         raise DataError(f"{path}: no such file; {ACCEPTED}")
     return _unique(_read(path, on_fault or _log_fault(path)))
+
+
+def read_chunks(path: Path) -> Iterator[Chunk]:
+    """Chunks as they were stored, in whatever form. Raises DataError where a line is none."""
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                yield Chunk.model_validate(dict(parse_example(line, "")))
+            except ValueError as error:
+                raise DataError(f"{path} line {number}: damaged ({error}); delete the folder, and it is made anew") from error
 
 
 def file_form(path: Path) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from gswa import examples, settle
+from gswa.chunking import data_digests
 from gswa.config import RunConfig, RunRequest
 from gswa.corpus import index
 from gswa.corpus.files import find_files
@@ -131,6 +132,7 @@ def prepare(run: RunDir, corpus: Corpus | None) -> None:
         file = source / f"{split}.jsonl"
         given = read_examples(file) if split == "train" or file.is_file() else iter(())
         write_lines(unfinished / file.name, given)
+    run.update(data_files=data_digests(source))
     unfinished.rename(run.examples)
 
 

@@ -22,7 +22,7 @@ class PreprocessStats(Record):
     """What splitting at one length did: `stats/preprocess_stats.json`, and `stats.json` beside the chunks, which seals them.
 
     `splits` has an entry per split and one for `all`; `made_from` the digests of what went in, `files` the bytes of what
-    came out.
+    came out; `passed_over` by file how many lines were no example, and the first of them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
@@ -34,6 +34,7 @@ class PreprocessStats(Record):
     files: dict[str, int] = Field({})
     splits: dict[str, LengthStats]
     conservation: dict[str, Any] = Field({})
+    passed_over: dict[str, Any] = Field({})
 
 
 class Divided(Record):
@@ -124,9 +125,10 @@ def _percent(part: int, whole: int) -> float:
 # -- the report ----------------------------------------------------------------------------------------------------------
 def statistics_report(stats: PreprocessStats) -> str:
     """Markdown: token distribution, truncation and chunks per entry, before and after splitting."""
-    sections = [_section(name, split) for name, split in stats.splits.items() if split.before.count]
+    filled = {name: split for name, split in stats.splits.items() if split.before.count}
+    sections = [_section(name, split) for name, split in filled.items() if name != "all" or len(filled) != 2]
     title = f"# Lengths at {stats.max_seq_length:,} tokens (strategy {stats.strategy})"
-    return "\n\n".join([title, *sections, *_conserved(stats.conservation)]) + "\n"
+    return "\n\n".join([title, *sections, *_passed_over(stats.passed_over), *_conserved(stats.conservation)]) + "\n"
 
 
 def _section(name: str, stats: LengthStats) -> str:
@@ -149,6 +151,12 @@ def _section(name: str, stats: LengthStats) -> str:
 def _row(name: str, numbers: Quantiles) -> str:
     points = (numbers.min, numbers.median, numbers.p90, numbers.p95, numbers.p99, numbers.max)
     return f"| {name} | {numbers.count:,} | " + " | ".join(f"{point:,.0f}" for point in points) + f" | {numbers.total:,} |"
+
+
+def _passed_over(found: Mapping[str, Any]) -> list[str]:
+    if not found:
+        return []
+    return ["## Lines passed over", "\n".join(f"- {file}: {bad['lines']:,} ({'; '.join(bad['first'])})" for file, bad in found.items())]
 
 
 def _conserved(found: Mapping[str, Any]) -> list[str]:

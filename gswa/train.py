@@ -90,7 +90,9 @@ def prepare(seed: Annotated[int, typer.Option("--seed", help="Seed of the split.
 def preprocess(
     input: Annotated[Path | None, typer.Option("--input", "-i", help="Folder of train/valid/test.jsonl, or one JSONL file.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the chunks.")] = None,
-    max_tokens: Annotated[int, typer.Option("--max-tokens", min=128, help="Tokens per chunk, as rendered by the chat template.")] = 1024,
+    max_tokens: Annotated[
+        int | None, typer.Option("--max-tokens", min=128, help="Tokens per chunk, as the chat template renders it.")
+    ] = None,
     overlap: Annotated[int, typer.Option("--overlap", min=0, help="Tokens of context before a later part; no loss on them.")] = 0,
     strategy: Annotated[str, typer.Option("--strategy", help="auto, paragraph, sentence or token.")] = "auto",
     analyze_only: Annotated[bool, typer.Option("--analyze-only", help="Report and write nothing.")] = False,
@@ -101,7 +103,7 @@ def preprocess(
     """Split long examples so that none is ever cut, and report their lengths."""
     from rich.markdown import Markdown
 
-    from gswa.chunking import preprocess_command
+    from gswa.preprocess import preprocess_command
 
     report = preprocess_command(input, output, max_tokens, overlap, strategy, analyze_only, report_dir, model)
     console.print(Markdown(report) if console.is_terminal else Text(report))

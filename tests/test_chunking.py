@@ -7,15 +7,11 @@ from typing import Any
 import pytest
 from chats import chat
 
-from gswa import chunking
-from gswa.chunking import chunks, preprocess_command, preprocess_folder, sealed
+from gswa.chunking import chunks, sealed
 from gswa.config import Layer, RunRequest, resolve
 from gswa.conservation import conservation
-from gswa.dataset import Tokenizer
-from gswa.errors import ConfigError, DataError
+from gswa.errors import DataError
 from gswa.files import write_lines
-from gswa.lengths import statistics_report
-from gswa.parts import Rules
 from gswa.passages import make_examples
 from gswa.recipe import read_recipe
 from gswa.records import SPLITS, Block, Document
@@ -135,44 +131,3 @@ def test_a_paragraph_of_the_papers_that_no_example_holds_is_found(tiny_run: RunD
     more = paper.model_copy(update={"blocks": (*paper.blocks, Block(kind="paragraph", text="Nobody learns this."))})
     with pytest.raises(DataError, match="'blocks': 7, 'blocks_missing': 1"):
         conservation(tiny_run, 256, [more])
-
-
-# -- preprocess by itself --------------------------------------------------------------------------------------------------
-def test_a_folder_is_split_into_another_and_kept_while_nothing_changes(tiny_run: RunDir, tmp_path: Path, tokenizer: Tokenizer) -> None:
-    stats = preprocess_folder(tiny_run.examples, tmp_path / "out", Rules(tokenizer, 256))
-    before = files(tmp_path / "out")
-    assert {"train.jsonl", "valid.jsonl", "test.jsonl", "stats.json"} == set(before)
-    assert preprocess_folder(tiny_run.examples, tmp_path / "out", Rules(tokenizer, 256)) == stats
-    assert files(tmp_path / "out") == before
-    assert preprocess_folder(tiny_run.examples, tmp_path / "out", Rules(tokenizer, 192)).splits["all"].after.max <= 192
-
-
-def test_analysis_writes_nothing_and_finds_the_same(tiny_run: RunDir, tmp_path: Path, tokenizer: Tokenizer) -> None:
-    found = preprocess_folder(tiny_run.examples, tmp_path / "out", Rules(tokenizer, 256), analyze_only=True)
-    assert not (tmp_path / "out").exists()
-    assert found.splits == preprocess_folder(tiny_run.examples, tmp_path / "out", Rules(tokenizer, 256)).splits
-
-
-def test_files_that_were_not_made_by_preprocessing_are_left_alone(tiny_run: RunDir, tokenizer: Tokenizer) -> None:
-    with pytest.raises(DataError, match="choose another --output"):
-        preprocess_folder(tiny_run.examples, tiny_run.examples, Rules(tokenizer, 256))
-
-
-def test_the_report_shows_the_distribution_before_and_after(tiny_run: RunDir, tokenizer: Tokenizer) -> None:
-    report = statistics_report(preprocess_folder(tiny_run.examples, tiny_run.path / "out", Rules(tokenizer, 256)))
-    assert "| tokens | count | min | median | p90 | p95 | p99 | max | total |" in report
-    assert "Would be truncated before splitting: 1 of 3 (33.3 %); after: 0 (0.0 %)" in report
-    assert "Chunks per original entry: " in report
-    assert "characters in = " in report
-
-
-def test_the_command_takes_one_file_and_the_project_s_folders(tiny_run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GSWA_HOME", str(tmp_path))
-    file = tiny_run.examples / "train.jsonl"
-    printed = preprocess_command(file, None, 256, 0, "sentence", False, tmp_path / "reports", None)
-    assert str(tmp_path / "data" / "preprocessed" / "256") in printed
-    assert (tmp_path / "reports" / chunking.REPORT_FILE).read_text() in printed
-    with pytest.raises(DataError, match=r"training.train\.jsonl: no such file"):
-        preprocess_command(None, None, 256, 0, "auto", True, None, None)
-    with pytest.raises(ConfigError, match="choose auto, paragraph, sentence, token"):
-        preprocess_command(file, None, 256, 0, "pages", True, None, None)

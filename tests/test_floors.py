@@ -11,7 +11,7 @@ FLOORS = (  # highest first; what stands on one floor may import its neighbours,
     "flows",
     "tasks",
     "gswa.train",
-    "gswa.planner gswa.planning gswa.attempt gswa.evaluate gswa.report gswa.export gswa.intake gswa.settle gswa.console",
+    "gswa.planner gswa.planning gswa.attempt gswa.evaluate gswa.report gswa.export gswa.intake gswa.settle gswa.preprocess gswa.console",
     "gswa.corpus gswa.examples gswa.formats gswa.passages gswa.recipe gswa.splits gswa.chunking gswa.parts gswa.aligned gswa.measure "
     "gswa.spans gswa.sentences gswa.lengths gswa.conservation gswa.cursor gswa.hardware gswa.nvidia gswa.profiles gswa.memory gswa.ladder "
     "gswa.basemodel",
