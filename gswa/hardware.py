@@ -73,6 +73,11 @@ class Hardware(Record):
         return "metal" if self.apple_chip else "cpu"
 
     @property
+    def compute_name(self) -> str:
+        """What computes: the first GPU or the CPU."""
+        return self.gpus[0].name if self.device == "cuda" else self.cpu.model
+
+    @property
     def total_gb(self) -> float:
         """Memory of the first GPU, or RAM."""
         return self.gpus[0].total_gb if self.device == "cuda" else self.memory.total_gb

@@ -43,15 +43,18 @@ def info(
     debug: Debug = False,
 ) -> None:
     """Show hardware, and the settings it would train with."""
-    from gswa import hardware
+    from gswa import advice, hardware
+    from gswa.workspace import Workspace
 
-    machine = hardware.probe(parse_memory(memory_limit) if memory_limit else None)
+    machine, workspace = hardware.probe(parse_memory(memory_limit) if memory_limit else None), Workspace()
     if as_json:
-        console.print_json(machine.model_dump_json())
+        console.print_json(data=advice.info_json(machine, workspace))
         return
-    from gswa.profiles import info_table
-
-    _table(["", ""], info_table(machine))
+    _table(["", ""], advice.info_table(machine, workspace))
+    found = advice.outlooks(machine, workspace)
+    for header, rows in (advice.models_table(found), advice.truths_table(found)):
+        console.print()
+        _table(header, rows)
 
 
 @app.command()

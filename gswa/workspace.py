@@ -56,6 +56,11 @@ class Workspace:
         return self.root / "data" / "plan.json"
 
     @property
+    def calibration(self) -> Path:
+        """What memory was predicted and measured on this machine, one line per run and dry run."""
+        return self.root / ".gswa" / "memory.jsonl"
+
+    @property
     def runs(self) -> Path:
         return self.root / "runs"
 

@@ -16,7 +16,7 @@ from threading import Thread
 
 import pytest
 
-from gswa.basemodel import BUILTIN_FOLDER, missing_parts, resolve_model
+from gswa.basemodel import BUILTIN_FOLDER, licence_warning, missing_parts, resolve_model
 from gswa.basemodel.build import _pieces, as_chat, build, learning_rate, plain_loss
 from gswa.config import BUILTIN_MODEL
 from gswa.errors import ConfigError
@@ -282,3 +282,21 @@ def test_a_network_that_swallows_everything_counts_as_none(tmp_path):
         (message,) = resolved(["owner/some-model"], f"http://127.0.0.1:{silent.getsockname()[1]}", tmp_path, timeout=0.5)
     assert "model 'owner/some-model': not on this machine, and the Hugging Face hub cannot be reached" in message
     assert f"--model {BUILTIN_MODEL}" in message
+
+
+# -- licences ------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("model_id", "tags", "said"),
+    [
+        ("Qwen/Qwen2.5-7B-Instruct", ["license:other"], ""),  # our own table knows better than a tag
+        ("mistralai/Mistral-Large-Instruct-2407", [], "is Mistral Research License"),
+        ("owner/model", ["transformers", "license:apache-2.0"], ""),
+        ("owner/model", ["license:gemma"], "is gemma"),
+        ("owner/model", [], "names no licence"),
+    ],
+)
+def test_a_licence_that_is_not_permissive_is_told_before_the_download(model_id, tags, said):
+    warning = licence_warning(model_id, tags)
+    assert said in warning
+    assert bool(warning) == bool(said)
+    assert not warning or warning.endswith(f"read https://huggingface.co/{model_id}")

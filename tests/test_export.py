@@ -17,7 +17,7 @@ from gswa.basemodel import BUILTIN_FOLDER
 from gswa.errors import ConfigError, DataError
 from gswa.export import ExportReport, export, export_adapter
 from gswa.export.adapter import read_adapter
-from gswa.export.bases import ARCHITECTURES, OLLAMA_LIBRARY, Base, library_model, read_base
+from gswa.export.bases import ARCHITECTURES, Base, read_base
 from gswa.export.card import vllm_rank
 from gswa.export.chat import PROBES, recognise, without_generation_marks
 from gswa.export.gguf_writer import base_obstacle
@@ -25,6 +25,7 @@ from gswa.export.replay import tokenize
 from gswa.export.tokens import SPLITTING_RULES, read_vocabulary, splitting_rule
 from gswa.export.verify import ExportFault, gguf_name
 from gswa.files import write_lines
+from gswa.models import MODELS, Model, model_named
 from gswa.records import Message
 from gswa.rundir import RunDir
 
@@ -109,13 +110,13 @@ def test_a_local_base_lies_beside_the_modelfile_with_its_template_and_stops(loca
     assert "SYSTEM" not in text
 
 
-@pytest.mark.parametrize("model_id", OLLAMA_LIBRARY)
-def test_a_base_that_ollama_has_is_named_and_brings_its_own_template(tmp_path: Path, model_id: str) -> None:
+@pytest.mark.parametrize("model", [model for model in MODELS if model.ollama], ids=lambda model: model.model_id)
+def test_a_base_that_ollama_has_is_named_and_brings_its_own_template(tmp_path: Path, model: Model) -> None:
     folder = make_base(tmp_path / "snapshot", "qwen2")
     run = make_run(tmp_path, folder)
-    report = hub_export(run, folder, model_id)
+    report = hub_export(run, folder, model.model_id)
     text = (run.adapters / "Modelfile").read_text()
-    assert f"\nFROM {OLLAMA_LIBRARY[model_id].tag}\nADAPTER ./gswa-adapter.gguf\n" in text
+    assert f"\nFROM {model.ollama}\nADAPTER ./gswa-adapter.gguf\n" in text
     assert "TEMPLATE" not in text
     assert not (run.adapters / "gswa-base.gguf").exists()
     assert report.verified
@@ -163,8 +164,17 @@ def test_the_system_text_is_that_of_training(local_run: RunDir) -> None:
 
 
 def test_an_mlx_copy_counts_as_the_model_it_was_made_from() -> None:
-    assert library_model("mlx-community/Mistral-7B-Instruct-v0.2-4bit") == OLLAMA_LIBRARY["mistralai/Mistral-7B-Instruct-v0.2"]
-    assert library_model("mlx-community/Something-4bit") is None
+    assert model_named("mlx-community/Mistral-7B-Instruct-v0.3-4bit") == model_named("mistralai/Mistral-7B-Instruct-v0.3")
+    assert model_named("mlx-community/Something-4bit") is None
+
+
+def test_a_licence_that_is_not_permissive_is_written_into_the_card(tmp_path: Path) -> None:
+    folder = make_base(tmp_path / "snapshot", "mistral")
+    run = make_run(tmp_path, folder)
+    hub_export(run, folder, "mistralai/Mistral-Large-Instruct-2407")
+    card = (run.adapters / "README.md").read_text()
+    assert "license: other\nlicense_name: Mistral Research License" in card
+    assert "the licence of mistralai/Mistral-Large-Instruct-2407 is Mistral Research License: it may limit" in card
 
 
 # -- templates and tokens ------------------------------------------------------------------------------------------------

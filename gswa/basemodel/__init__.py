@@ -4,12 +4,13 @@ import difflib
 import errno
 import json
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 
 from gswa.basemodel import smollm2
 from gswa.config import BUILTIN_MODEL
 from gswa.errors import ConfigError
-from gswa.profiles import APPLE_MODELS, MODELS
+from gswa.models import MODELS, licence_note, model_named
 
 log = logging.getLogger("gswa")
 
@@ -20,7 +21,8 @@ WAY_OUT = (
 )
 
 # Weights as safetensors only: a pickle may run code when it is opened. Subfolders and `consolidated` hold the weights a second time.
-HUB_FILES = ["*.safetensors", "*.json", "*.txt", "tokenizer.model", "*.jinja"]
+# The card says under which licence.
+HUB_FILES = ["*.safetensors", "*.json", "*.txt", "tokenizer.model", "*.jinja", "README.md"]
 HUB_FILES_LEFT = ["*/*", "consolidated*"]
 HUB_TIMEOUT = 5.0  # seconds
 
@@ -84,7 +86,7 @@ def _shards(folder: Path) -> set[str]:
 
 def _nearest(model_id: str) -> str:
     """`; did you mean …?` where a known name is close, else nothing. Compared without case and without the owner too."""
-    known = (BUILTIN_MODEL, smollm2.NAME, *(model.model_id for model in (*MODELS, *APPLE_MODELS)))
+    known = [model.model_id for model in MODELS]
     names = {key.lower(): name for name in known for key in (name.rpartition("/")[2], name)}
     close = difflib.get_close_matches(model_id.lower(), names, n=1, cutoff=0.8)
     return f"; did you mean '{names[close[0]]}'?" if close and names[close[0]] != model_id else ""
@@ -104,7 +106,9 @@ def _from_hub(model_id: str, hint: str, timeout: float) -> Path:
     from huggingface_hub import HfApi, snapshot_download
 
     try:
-        HfApi().model_info(model_id, timeout=timeout)  # asked first: its timeout bounds the wait where the network is cut off
+        found = HfApi().model_info(model_id, timeout=timeout)  # asked first: its timeout bounds the wait where the network is cut off
+        if warning := licence_warning(model_id, found.tags or ()):
+            log.warning("%s", warning)
         log.info("downloading %s from the Hugging Face hub", model_id)
         folder = Path(snapshot_download(model_id, allow_patterns=HUB_FILES, ignore_patterns=HUB_FILES_LEFT))
     except Exception as error:  # the client's HTTP library, and with it the errors of a dead network, differ by version
@@ -112,6 +116,14 @@ def _from_hub(model_id: str, hint: str, timeout: float) -> Path:
     if faults := missing_parts(folder):
         raise ConfigError(f"model '{model_id}': the hub's files are not a usable base model ({faults}); {WAY_OUT}")
     return folder
+
+
+def licence_warning(model_id: str, tags: Iterable[str]) -> str:
+    """What to read before the weights are fetched, by our own table or else by the hub's `license:` tag; "" for nothing."""
+    row = model_named(model_id)
+    licence = row.licence if row else next((tag.removeprefix("license:") for tag in tags if tag.startswith("license:")), "")
+    note = licence_note(model_id, licence)
+    return f"{note}; read https://huggingface.co/{model_id}" if note else ""
 
 
 def _hub_fault(model_id: str, error: Exception) -> str:

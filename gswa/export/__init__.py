@@ -111,7 +111,7 @@ def _gguf_files(run: RunDir, adapter: Adapter, base: Base, to: Form, ollama_base
             [f"{base.transformers_architecture} adapters are not written as GGUF; the PEFT files are there for vLLM and transformers"]
         )
     write_adapter(adapter, base, folder / ADAPTER_FILE)
-    name = ollama_base if ollama_base is not None else base.library.tag if base.library else None
+    name = ollama_base if ollama_base is not None else base.known.ollama if base.known else None
     if name is None and base.kind != "hub":
         return _beside_own_base(run, adapter, base, to, folder)
     if to == "gguf":

@@ -1,4 +1,4 @@
-"""What is known of base models: their GGUF architecture, and the Ollama library model that is the same base."""
+"""A run's base model as its files say: architecture, sizes, licence."""
 
 import json
 import re
@@ -8,29 +8,12 @@ from typing import Any, Literal, NamedTuple
 from gswa.basemodel import is_of_hub
 from gswa.config import BUILTIN_MODEL
 from gswa.errors import DataError
+from gswa.models import Model, model_named
 
 BaseKind = Literal["builtin", "local", "hub"]
 
 # transformers' architecture -> GGUF's.
 ARCHITECTURES = {"LlamaForCausalLM": "llama", "MistralForCausalLM": "llama", "Qwen2ForCausalLM": "qwen2", "Phi3ForCausalLM": "phi3"}
-
-
-class LibraryModel(NamedTuple):
-    """Ollama's name of a hub model, in fp16 where that can be had: nearest to what was trained."""
-
-    tag: str
-    licence: str
-
-
-OLLAMA_LIBRARY = {
-    "Qwen/Qwen2.5-1.5B-Instruct": LibraryModel("qwen2.5:1.5b-instruct-fp16", "apache-2.0"),
-    "Qwen/Qwen2.5-7B-Instruct": LibraryModel("qwen2.5:7b-instruct-fp16", "apache-2.0"),
-    "Qwen/Qwen2.5-14B-Instruct": LibraryModel("qwen2.5:14b-instruct-fp16", "apache-2.0"),
-    "microsoft/Phi-3.5-mini-instruct": LibraryModel("phi3.5:3.8b-mini-instruct-fp16", "mit"),
-    "mistralai/Mistral-7B-Instruct-v0.2": LibraryModel("mistral:7b-instruct-v0.2-fp16", "apache-2.0"),
-    "mistralai/Mistral-7B-Instruct-v0.3": LibraryModel("mistral:7b-instruct-v0.3-fp16", "apache-2.0"),
-    "mistralai/Mistral-Large-Instruct-2407": LibraryModel("mistral-large:123b-instruct-2407-q4_K_M", "other (Mistral Research License)"),
-}
 
 
 class Base(NamedTuple):
@@ -66,8 +49,9 @@ class Base(NamedTuple):
         return bool(self.config.get("quantization_config") or self.config.get("quantization"))
 
     @property
-    def library(self) -> LibraryModel | None:
-        return library_model(self.model_id) if self.kind == "hub" else None
+    def known(self) -> Model | None:
+        """Its row in our table; none for a folder of the user's, whatever it is called."""
+        return None if Path(self.model_id).expanduser().is_dir() else model_named(self.model_id)
 
     @property
     def name(self) -> str:
@@ -86,18 +70,10 @@ def read_base(model_id: str, folder: Path) -> Base:
     return Base(model_id, folder, kind, config)
 
 
-def library_model(model_id: str) -> LibraryModel | None:
-    """By hub id; an mlx-community copy counts as the model it was made from."""
-    if model_id.startswith("mlx-community/"):
-        original = model_id.removeprefix("mlx-community/").removesuffix("-4bit")
-        return next((model for name, model in OLLAMA_LIBRARY.items() if name.partition("/")[2] == original), None)
-    return OLLAMA_LIBRARY.get(model_id)
-
-
 def licence(base: Base) -> str:
     """From the table, or from the front matter of the model card in the base's folder; empty where neither says."""
-    if base.library:
-        return base.library.licence
+    if base.known:
+        return base.known.licence
     card = base.folder / "README.md"
     text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
     front = re.match(r"---\n(.*?)\n---", text, re.DOTALL)

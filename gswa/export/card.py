@@ -3,6 +3,7 @@
 from gswa.export.adapter import Adapter
 from gswa.export.bases import Base, licence
 from gswa.export.modelfile import one_line
+from gswa.models import PERMISSIVE, licence_note
 from gswa.rundir import RunDir
 
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what --max-lora-rank accepts
@@ -39,6 +40,9 @@ def vllm_rank(rank: int) -> int | None:
 def model_card(run: RunDir, adapter: Adapter, base: Base, has_modelfile: bool) -> str:
     """Markdown. A base in a local folder is named by the folder's last part: the card may leave the machine."""
     sections = [_front_matter(base), f"# GSWA adapter, run {run.id}\n\nA LoRA adapter that was trained to write like one author.\n"]
+    said = licence(base)
+    note = licence_note(one_line(base.name), said) if said else ""
+    sections += [f"> **Licence**: {note}.\n"] if note else []
     sections += [_facts(run, adapter, base), _use(run, adapter, base, has_modelfile)]
     return "\n".join(sections)
 
@@ -47,6 +51,8 @@ def _front_matter(base: Base) -> str:
     lines = ["---", "library_name: peft", "pipeline_tag: text-generation", "tags: [lora, gswa]"]
     if base.kind == "hub":
         lines.append(f"base_model: {base.model_id}")
+    if said := licence(base):
+        lines += [f"license: {said}"] if said in PERMISSIVE else ["license: other", f"license_name: {said}"]
     return "\n".join([*lines, "---", ""])
 
 

@@ -1,0 +1,276 @@
+"""How much memory training will take, from a base model's config.json alone. No library is asked; sizes are bytes unless named.
+
+Counted is what is alive at once, tensor by tensor, in the training step of gswa/backends/torch: `kept_per_token` is what
+autograd keeps of one block, and each line of `_moments` is a place in the step where the sum can be largest. The counts were
+read off that step under torch's FakeTensorMode, which `gswa.backends.torch.fake` asks anew for any model as a second opinion.
+N is the tokens of a micro-batch, H the hidden width, M the MLP's, Q and K heads × width, V the vocabulary, b bytes per number.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from gswa.cgroup import GB
+from gswa.config import RunConfig
+from gswa.errors import ConfigError
+from gswa.records import Record
+
+FORMULAS = 1  # their version: a correction that was fitted to others is not used
+ADAPTER, GRADIENT, MOMENTS = 4, 4, 8  # per adapter parameter: fp32, its gradient, AdamW's two moments
+NUMBER = {"fp32": 4, "bf16": 2, "fp16": 2}
+NF4 = 4 / 8 + (1 + 4 / 256) / 64  # per weight: 4 bits; per 64 weights a scale of 8 bits; per 256 scales one of 32 (QLoRA, 2305.14314)
+LOSS_CHUNK = 256  # target tokens that meet the head at once: gswa/backends/torch/loss.py
+QUERY_BLOCK = 64  # queries whose scores exist at once on a CPU: gswa/backends/torch/attention.py
+# Until this machine's own measurements say it better: the process before a model is loaded (libraries, or the CUDA context), what
+# it takes to work at all (threads, code read in, scratch of the matrix library), and what an allocator holds beyond what is alive.
+BASELINE_GB = {"cpu": 0.5, "cuda": 0.6, "metal": 0.5}
+WORKING_GB = {"cpu": 0.024, "cuda": 0.1, "metal": 0.1}
+HELD = {"cpu": 1.0, "cuda": 1.05, "metal": 1.1}
+# glibc gives tensors under 32 MiB no place that a freed one of the same size has left (its memalign passes it by), so that its
+# heap grew to 1.8 times what was alive; a child under a memory limit gives each tensor pages of its own.
+FRAGMENTED, OWN_PAGES_FROM = 1.6, 32 * 2**20
+
+# Families by what sets them apart from Llama.
+PACKED = ("phi3",)  # q, k and v are one matrix, gate and up another
+LEAN_MLP = ("llama", "mistral", "qwen2", "qwen3")  # gswa/backends/torch/mlp.py
+FOUR_NORMS = ("gemma2", "gemma3_text")  # before and after attention and MLP
+HEAD_NORMS = ("qwen3", "gemma3_text")  # of each head's query and key
+CAPPED = ("gemma2",)  # logits and scores are capped, so that all of them are kept
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "gemma3_text")
+TIED_UNLESS_SAID = ("gemma", "gemma2", "gemma3_text")
+
+
+class Shape(NamedTuple):
+    """A decoder's sizes. `queries` and `keys` are heads × the width of a head; `mlx_bits` are those of MLX's own quantisation."""
+
+    family: str
+    hidden: int
+    inner: int
+    blocks: int
+    heads: int
+    head: int
+    queries: int
+    keys: int
+    vocabulary: int
+    tied: bool
+    biases: int
+    mlx_bits: int = 0
+
+    @property
+    def linears(self) -> tuple[tuple[int, int], ...]:
+        """(inputs, outputs) of one block's linear layers, all of which are adapted."""
+        hidden, inner, out = self.hidden, self.inner, (self.queries, self.hidden)
+        if self.family in PACKED:
+            return (hidden, self.queries + 2 * self.keys), out, (hidden, 2 * inner), (inner, hidden)
+        return (hidden, self.queries), (hidden, self.keys), (hidden, self.keys), out, (hidden, inner), (hidden, inner), (inner, hidden)
+
+    @property
+    def quantised(self) -> int:
+        """Weights that 4 bits apply to: those of the blocks' linear layers."""
+        return self.blocks * sum(inputs * outputs for inputs, outputs in self.linears)
+
+    @property
+    def plain(self) -> int:
+        """Weights that bitsandbytes leaves as they are: embeddings, head, norms, biases."""
+        norms = self.hidden * (4 if self.family in FOUR_NORMS else 2) + (2 * self.head if self.family in HEAD_NORMS else 0)
+        return self.vocabulary * self.hidden * (1 if self.tied else 2) + self.blocks * (norms + self.biases) + self.hidden
+
+    @property
+    def parameters(self) -> int:
+        return self.quantised + self.plain
+
+
+def read_shape(config: Mapping[str, Any]) -> Shape:
+    """Of a config.json. Raises ConfigError for an architecture that these formulas do not know."""
+    config = config.get("text_config", config)  # of a model that also sees
+    family = str(config.get("model_type"))
+    if family not in FAMILIES:
+        raise ConfigError(f"memory cannot be predicted for models of type {family}; known are {', '.join(FAMILIES)}")
+    hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
+    key_heads = int(config.get("num_key_value_heads") or heads)
+    head = int(config.get("head_dim") or hidden // heads)
+    queries, keys = heads * head, key_heads * head
+    attention_bias = config.get("attention_bias", family == "qwen2")
+    return Shape(
+        family=family,
+        hidden=hidden,
+        inner=int(config["intermediate_size"]),
+        blocks=int(config["num_hidden_layers"]),
+        heads=heads,
+        head=head,
+        queries=queries,
+        keys=keys,
+        vocabulary=int(config["vocab_size"]),
+        tied=bool(config.get("tie_word_embeddings", family in TIED_UNLESS_SAID)),
+        biases=queries + 2 * keys + (hidden if family != "qwen2" else 0) if attention_bias else 0,
+        mlx_bits=int((config.get("quantization") or {}).get("bits", 0)),
+    )
+
+
+class Prediction(Record):
+    """The peak of each phase in GB, the process itself (`baseline_gb`) included. `moment` is where in the step training peaks."""
+
+    baseline_gb: float
+    weights_gb: float
+    adapter_gb: float
+    load_gb: float
+    train_gb: float
+    evaluate_gb: float
+    save_gb: float
+    moment: str
+
+    @property
+    def peak_gb(self) -> float:
+        return max(self.load_gb, self.train_gb, self.evaluate_gb, self.save_gb)
+
+
+class Rows(NamedTuple):
+    """Tokens of the longest row of training and of evaluation, and the share of a row that carries loss."""
+
+    train: int
+    evaluate: int
+    targets: float = 1.0
+
+
+def predict(shape: Shape, config: RunConfig, rows: Rows | None = None, baseline_gb: float | None = None) -> Prediction:
+    """The peaks for these settings. Without `rows` every row is as long as `max_seq_length` allows and all loss."""
+    rows = rows or Rows(config.max_seq_length, config.max_seq_length)
+    rows = rows._replace(train=min(rows.train, config.max_seq_length), evaluate=min(rows.evaluate, config.max_seq_length))
+    baseline = BASELINE_GB[config.device] if baseline_gb is None else baseline_gb
+    adapter = adapter_parameters(shape, config)
+    weights = base_bytes(shape, config) + ADAPTER * adapter + (NUMBER[config.number_format] * adapter if _halved(config) else 0)
+    moments = _moments(shape, config, rows)
+    moment = max(moments, key=lambda name: moments[name])
+
+    def total(lasting: float, passing: float = 0.0) -> float:
+        alive = lasting + passing * _fragmentation(shape, config, rows)
+        return baseline + WORKING_GB[config.device] + HELD[config.device] * alive / GB
+
+    return Prediction(
+        baseline_gb=baseline,
+        weights_gb=base_bytes(shape, config) / GB,
+        adapter_gb=(ADAPTER + GRADIENT + MOMENTS) * adapter / GB,
+        load_gb=total(base_bytes(shape, config) + largest_tensor(shape)),
+        train_gb=total(weights + (GRADIENT + MOMENTS) * adapter, moments[moment]),
+        evaluate_gb=total(weights + MOMENTS * adapter, _evaluation(shape, config, rows)),
+        save_gb=total(weights + (ADAPTER + MOMENTS) * adapter),
+        moment=moment,
+    )
+
+
+def _fragmentation(shape: Shape, config: RunConfig, rows: Rows) -> float:
+    """What passing tensors take over what is alive of them: all of FRAGMENTED while the MLP's are small, less the larger they are."""
+    if config.device != "cpu" or config.memory_limit_gb is not None:
+        return 1.0
+    largest = config.batch_size * rows.train * shape.inner * NUMBER[config.number_format]
+    return 1.0 + (FRAGMENTED - 1.0) * min(1.0, OWN_PAGES_FROM / largest)
+
+
+# -- weights -------------------------------------------------------------------------------------------------------------
+def base_bytes(shape: Shape, config: RunConfig) -> float:
+    """The frozen base as it lies in memory."""
+    number = NUMBER[config.number_format]
+    if shape.mlx_bits:
+        return shape.parameters * (shape.mlx_bits / 8 + 4 / 64)  # per 64 weights a scale and a bias of 16 bits; embeddings too
+    return shape.quantised * (NF4 if config.quantization == "4bit" else number) + shape.plain * number
+
+
+def adapter_parameters(shape: Shape, config: RunConfig) -> int:
+    return adapted_blocks(shape, config) * sum(config.lora_rank * (inputs + outputs) for inputs, outputs in shape.linears)
+
+
+def adapted_blocks(shape: Shape, config: RunConfig) -> int:
+    return min(config.num_layers or shape.blocks, shape.blocks)
+
+
+def largest_tensor(shape: Shape) -> int:
+    """In 16 bits, as it comes from the file."""
+    return 2 * max(shape.vocabulary * shape.hidden, *(inputs * outputs for inputs, outputs in shape.linears))
+
+
+def _halved(config: RunConfig) -> bool:
+    """Whether each adapter has a copy in the base's format beside it."""
+    return NUMBER[config.number_format] == 2
+
+
+# -- activations ---------------------------------------------------------------------------------------------------------
+def kept_per_token(shape: Shape, config: RunConfig, tokens: int) -> int:
+    """What autograd keeps of one block for one token of a row of `tokens`.
+
+    In fp32, whatever the format: the inputs of the norms (4 H each) and of the heads' norms, and one number per norm and head.
+    In b: the inputs of the linear layers (H for q, k, v; Q for o; H for gate and up; M for down), gate and up (2 M; another M
+    where the MLP is not ours), and attention's own: q, k, v and its output (2 Q + 2 K), which on a CPU is a copy beside o's input
+    where rows and key heads must be brought together.
+    """
+    b, hidden, inner, queries, keys = NUMBER[config.number_format], shape.hidden, shape.inner, shape.queries, shape.keys
+    norms = (4 if shape.family in FOUR_NORMS else 2) * 4 * (hidden + 1)
+    if shape.family in HEAD_NORMS:
+        norms += 4 * (queries + keys + (queries + keys) // shape.head)
+    if shape.family in CAPPED:
+        attention = b * 4 * queries + 8 * shape.heads * tokens  # keys and values repeated for each query head; all scores twice
+    else:
+        copied = config.device == "cpu" and config.batch_size > 1 and keys > shape.head
+        attention = b * (2 * queries + 2 * keys + (queries if copied else 0)) + 4 * shape.heads
+    mlp = b * inner * (3 if shape.family in LEAN_MLP else 4)
+    return norms + 2 * b * hidden + attention + mlp
+
+
+def _moments(shape: Shape, config: RunConfig, rows: Rows) -> dict[str, float]:
+    """Activations alive at the moments of a micro-batch that can be its largest."""
+    n, b, hidden = config.batch_size * rows.train, NUMBER[config.number_format], shape.hidden
+    block = n * kept_per_token(shape, config, rows.train)
+    if config.gradient_checkpointing:
+        kept, again = adapted_blocks(shape, config) * n * hidden * b, block
+        last = n * hidden * (4 if b == 2 else 0)  # in fp32 the last block's output is what the norm keeps
+    else:
+        below = adapted_blocks(shape, config) < shape.blocks
+        kept, again = adapted_blocks(shape, config) * block - (0 if below else 4 * n * hidden), 0  # nothing trains below the first norm
+        last = 4 * n * hidden
+    product = _linear_temporary(shape, config)
+    return {
+        "loss": kept + last + n * hidden * b + _loss(shape, config, n, rows.targets, training=True),
+        "norm": kept + last + n * hidden * 20,  # five fp32 tensors in the last norm's backward pass
+        "MLP": kept + again + n * hidden * b + max(2 * n * shape.inner * b, n * shape.inner * b + product),
+        "attention": kept + again + _attention_backward(shape, config, n, rows.train),
+    }
+
+
+def _loss(shape: Shape, config: RunConfig, n: int, targets: float, training: bool) -> float:
+    """Logits of one chunk, their softmax, and in training the picked hidden states and their gradient."""
+    b, chosen = NUMBER[config.number_format], n * targets
+    if shape.family in CAPPED:
+        return n * shape.vocabulary * ((3 * b + 4) if training else (2 * b + 4))
+    chunk = min(LOSS_CHUNK, chosen)
+    return chunk * shape.vocabulary * (4 if b == 4 else 6) + chosen * shape.hidden * b * (2 if training else 1) + chunk * shape.hidden * b
+
+
+def _linear_temporary(shape: Shape, config: RunConfig) -> float:
+    """Largest weight made for one product: base plus adapter in fp32, or the base out of its 4 bits."""
+    weight = max(inputs * outputs for inputs, outputs in shape.linears)
+    if config.quantization == "4bit" or shape.mlx_bits:
+        return weight * NUMBER[config.number_format]
+    return weight * 4 if config.number_format == "fp32" else 0
+
+
+def _scores(shape: Shape, config: RunConfig, n: int) -> float:
+    """Of one block of queries on a CPU, twice in fp32; none on devices whose kernels keep them on chip."""
+    if config.device != "cpu" or shape.family in CAPPED:
+        return 0.0
+    return QUERY_BLOCK * shape.heads * n * (8 + (2 if _halved(config) else 0))
+
+
+def _attention_backward(shape: Shape, config: RunConfig, n: int, tokens: int) -> float:
+    """The MLP's share is free by then; gradients of q, k, v and of the output stand beside what attention kept."""
+    b, hidden, queries, keys = NUMBER[config.number_format], shape.hidden, shape.queries, shape.keys
+    freed = b * shape.inner * (3 if shape.family in LEAN_MLP else 4) + (4 + b) * hidden
+    grown = b * (hidden + 3 * queries + 2 * keys) + (12 * shape.heads * tokens if shape.family in CAPPED else 0)
+    return n * (grown - freed) + _scores(shape, config, n)
+
+
+def _evaluation(shape: Shape, config: RunConfig, rows: Rows) -> float:
+    """A forward pass: one block at a time, then the loss. Nothing is kept."""
+    n, b, hidden = config.eval_batch_size * rows.evaluate, NUMBER[config.number_format], shape.hidden
+    attention = n * b * (3 * hidden + 3 * shape.queries + 4 * shape.keys) + _scores(shape, config, n)
+    if shape.family in CAPPED:
+        attention += n * shape.heads * rows.evaluate * 12
+    mlp = n * b * (4 * hidden + 3 * shape.inner) + _linear_temporary(shape, config)
+    return max(attention, mlp, n * hidden * b + _loss(shape, config, n, rows.targets, training=False))

@@ -1,0 +1,57 @@
+"""What measurements make of a prediction."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gswa.calibration import ENOUGH, Measurement, fit, measurements, remember
+from gswa.memory import FORMULAS
+from gswa.workspace import Workspace
+
+
+def measured(predicted: float, real: float, **changes: object) -> Measurement:
+    given_ = {"time": "2026-01-01", "device": "a CPU", "settings": "", "predicted_gb": predicted, "measured_gb": real, "baseline_gb": 0.5}
+    return Measurement.model_validate({**given_, **changes})
+
+
+def test_there_is_no_correction_before_the_third_measurement() -> None:
+    assert fit([measured(1, 1.2)] * (ENOUGH - 1)) is None
+    assert fit([measured(1, 1.2)] * ENOUGH) is not None
+
+
+@given(factor=st.floats(0.7, 2), offset=st.floats(0, 0.2), sizes=st.lists(st.floats(0.1, 50), min_size=3, max_size=9))
+def test_a_line_is_found_again(factor: float, offset: float, sizes: list[float]) -> None:
+    if max(sizes) < 2 * min(sizes):
+        sizes = [*sizes, 3 * min(sizes)]
+    found = fit([measured(size, offset + factor * size) for size in sizes])
+    assert found is not None
+    assert [found.apply(size) for size in sizes] == pytest.approx([offset + factor * size for size in sizes], rel=1e-6, abs=1e-9)
+
+
+def test_sizes_too_alike_for_a_slope_give_a_ratio() -> None:
+    found = fit([measured(1.0, 1.1), measured(1.01, 1.2), measured(1.02, 1.0)])
+    assert found is not None
+    assert (found.factor, found.offset_gb) == (pytest.approx(1.1), 0)
+
+
+def test_one_stray_measurement_does_not_count() -> None:
+    found = fit([*(measured(size, 1.1 * size) for size in (1, 2, 3, 4, 5, 6)), measured(3.5, 40)])
+    assert found is not None
+    assert found.apply(10) == pytest.approx(11, rel=0.02)
+
+
+def test_a_correction_says_how_far_it_can_be_trusted() -> None:
+    exact, loose = fit([measured(n, n) for n in (1, 2, 4)]), fit([measured(1, 1.3), measured(2, 1.7), measured(4, 4.4), measured(8, 7)])
+    assert exact is not None and loose is not None
+    assert exact.spread == pytest.approx(0, abs=1e-9)
+    assert loose.spread > 0.03
+
+
+def test_only_measurements_of_this_device_and_these_formulas_count(tmp_path: Path) -> None:
+    here = Workspace(tmp_path)
+    assert measurements(here, "a CPU") == []
+    for each in (measured(1, 2), measured(1, 3, device="a GPU"), measured(1, 4, formulas=FORMULAS - 1), measured(1, 5)):
+        remember(here, each)
+    assert [each.measured_gb for each in measurements(here, "a CPU")] == [2, 5]
