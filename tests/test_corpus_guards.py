@@ -33,6 +33,25 @@ def test_other_formats_are_named(tmp_path: Path, content: bytes) -> None:
     assert verdict(path) == "unsupported"
 
 
+def test_a_book_may_have_document_types_and_no_entities(tmp_path: Path) -> None:
+    def book(markup: bytes) -> Path:
+        with zipfile.ZipFile(tmp_path / "a.epub", "w") as archive:
+            archive.writestr("mimetype", "application/epub+zip")
+            archive.writestr("text.xhtml", markup)
+        return tmp_path / "a.epub"
+
+    assert check(book(b"<!DOCTYPE html><html/>")) == "epub"
+    assert verdict(book(b'<!DOCTYPE html [<!ENTITY a SYSTEM "file:///etc/passwd">]><html>&a;</html>')) == "unsafe_xml"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("a.html", b"<!-- a page --><p>Text</p>"), ("a.eml", b"Received: today\n\nText"), ("a.msg", b"\xd0\xcf\x11\xe0")]
+)
+def test_formats_without_a_mark_of_their_own_go_by_their_name(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert check(tmp_path / name) in ("html", "email", "msg")
+
+
 def test_a_zip_bomb_is_not_opened(tmp_path: Path) -> None:
     assert verdict(packed(tmp_path / "a.docx", bytes(30 << 20))) == "zip_bomb"
 

@@ -1,4 +1,5 @@
 import json
+from importlib import util
 from pathlib import Path
 
 import pytest
@@ -155,7 +156,8 @@ def test_a_corpus_with_no_usable_text_is_an_error_with_the_reasons(tmp_path: Pat
 
 
 def test_a_parser_that_is_not_there_is_named(raw: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="not built into this version"):
-        parse_corpus(raw, tmp_path, parser="unstructured")
+    if util.find_spec("unstructured") is None:
+        with pytest.raises(ConfigError, match=r'pip install "gswa\[unstructured\]"'):
+            parse_corpus(raw, tmp_path, parser="unstructured")
     with pytest.raises(ConfigError, match="auto, pymupdf, unstructured"):
         parse_corpus(raw, tmp_path, parser="pdfminer")

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from extras import extra
 from small_corpus import write_corpus
 
 from gswa.config import RunRequest, Settings
@@ -62,12 +63,12 @@ def test_the_flow_ends_with_a_summary_a_report_and_a_row_per_file(home):
     assert RunDir(Path(summary.path)).metadata()["flow_run_id"]
 
 
-@pytest.mark.parametrize("runner", ["threads", "processes", "dask", "ray"])
+@pytest.mark.parametrize("runner", ["threads", "processes", "dask"])
 def test_whoever_reads_the_batches_the_corpus_is_the_same(home, monkeypatch, runner):
     from flows import corpus as flow
 
-    if runner in ("dask", "ray"):
-        pytest.importorskip(f"prefect_{runner}", reason="an extra; CI's optional part has it")
+    if runner == "dask":
+        extra("prefect_dask")
     monkeypatch.setattr(flow, "BATCH_FILES", 2)
     run = RunDir.create(home / "runs")
     write_json(run.request_file, request().model_copy(update={"task_runner": runner}).model_dump(mode="json"))

@@ -5,7 +5,8 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
-from gswa.corpus.guards import FORMATS
+from gswa.corpus import unstructured
+from gswa.corpus.guards import FORMATS, MORE_FORMATS
 from gswa.corpus.report import Report, Row
 
 PRIORITY = "important_examples"  # the folder of the papers that weigh more
@@ -18,14 +19,20 @@ def is_priority(source: str) -> bool:
 def find_files(raw: Path) -> tuple[list[str], list[Row]]:
     """Sources to read, and rows for the files that nobody reads. Hidden files and README.md are passed over."""
     sources, others = [], []
+    formats = FORMATS | MORE_FORMATS if unstructured.is_installed() else FORMATS
     for source in sorted(_walk(raw)):
         extension = Path(source).suffix.lower()
-        if extension in FORMATS:
+        if extension in formats:
             sources.append(source)
         else:
-            known = f"{extension} files are not read" if extension else "it has no extension that says what it is"
-            others.append(Row(source=source, status="unsupported", reason=f"{known}; save it as PDF, DOCX, TXT or MD"))
+            others.append(Row(source=source, status="unsupported", reason=f"{_why_not(extension)}; save it as PDF, DOCX, TXT or MD"))
     return sources, others
+
+
+def _why_not(extension: str) -> str:
+    if extension in MORE_FORMATS:
+        return f'{extension} files are read where Unstructured is installed: pip install "gswa[unstructured]"'
+    return f"{extension} files are not read" if extension else "it has no extension that says what it is"
 
 
 def _walk(raw: Path) -> Iterator[str]:

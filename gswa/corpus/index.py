@@ -15,6 +15,7 @@ from importlib import metadata, util
 from pathlib import Path
 
 from gswa.corpus.files import find_files, fingerprint, hashed, is_priority, mark_duplicates, suffix
+from gswa.corpus.guards import MORE_FORMATS
 from gswa.corpus.isolate import Job, read_all
 from gswa.corpus.read import safe_stem
 from gswa.corpus.report import Report, Row, read_report, write_report
@@ -162,13 +163,9 @@ def check_corpus(raw: Path, parser: str) -> tuple[list[str], list[Row]]:
 
 
 def check_parser(parser: str) -> None:
-    if parser == "unstructured":
-        raise ConfigError(
-            "--parser unstructured: not built into this version; leave it out, the built-in readers take PDF, DOCX, TXT and MD"
-        )
-    if parser == "pymupdf" and util.find_spec("pymupdf") is None:
-        raise ConfigError('--parser pymupdf: PyMuPDF is not installed; pip install "gswa[pymupdf]", or leave it out')
-    if parser not in ("auto", "pymupdf"):
+    if parser in ("pymupdf", "unstructured") and util.find_spec(parser) is None:
+        raise ConfigError(f'--parser {parser}: it is not installed; pip install "gswa[{parser}]", or leave it out')
+    if parser not in ("auto", "pymupdf", "unstructured"):
         raise ConfigError(f"--parser {parser}: no such parser; one of auto, pymupdf, unstructured")
 
 
@@ -182,12 +179,17 @@ def _nothing(raw: Path, others: list[Row]) -> str:
 # -- the cache -------------------------------------------------------------------------------------------------------------
 def reader_key(parser: str) -> str:
     """What besides the content decides how a document reads."""
-    libraries = (*LIBRARIES, "pymupdf") if parser == "pymupdf" else LIBRARIES
-    return " ".join([f"gswa-{READER_VERSION}", parser, *(f"{name}-{metadata.version(name)}" for name in libraries)])
+    libraries = LIBRARIES if parser == "auto" else (*LIBRARIES, parser)
+    return " ".join([f"gswa-{READER_VERSION}", parser, *map(_versioned, libraries)])
+
+
+def _versioned(library: str) -> str:
+    return f"{library}-{metadata.version(library)}"
 
 
 def cache_key(row: Row, reader: str) -> str:
-    return hashlib.sha256(f"{row.sha256} {suffix(row)} {reader}".encode()).hexdigest()[:16]
+    by = _versioned("unstructured") if suffix(row) in MORE_FORMATS else ""
+    return hashlib.sha256(f"{row.sha256} {suffix(row)} {reader} {by}".encode()).hexdigest()[:16]
 
 
 def _from_cache(row: Row, path: Path, figures: dict[str, Row]) -> Row | None:

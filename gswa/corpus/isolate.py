@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from gswa.corpus.read import read_file, set_aside
+from gswa.corpus.read import is_for_unstructured, read_file, set_aside
 from gswa.corpus.report import Row
 from gswa.records import Document, Status
 
@@ -56,7 +56,10 @@ def read_all(
 
     multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]  # Dask's workers may have none else
     children = children or max(1, min(_cores(), -(-len(jobs) // 3), 16))
-    pool = ProcessPool(max_workers=children, max_tasks=FILES_PER_CHILD, initializer=_confine, initargs=(memory,), context=_FreshContext())
+    more = any(is_for_unstructured(job.path, job.parser) for job in jobs)
+    pool = ProcessPool(
+        max_workers=children, max_tasks=FILES_PER_CHILD, initializer=_confine, initargs=(memory, more), context=_FreshContext()
+    )
     waiting: deque[tuple[Job, Future[Outcome]]] = deque()
     try:
         for job in jobs:
@@ -116,7 +119,7 @@ def _died(job: Job, exit_code: int) -> Outcome:
     return _failed(job, "crashed", f"the reader crashed on it ({name})")
 
 
-def _confine(memory: int) -> None:
+def _confine(memory: int, unstructured: bool) -> None:
     """In the child: a limit on memory, no core dump, and nothing printed (C libraries write to stderr as they die)."""
     import resource
 
@@ -129,6 +132,10 @@ def _confine(memory: int) -> None:
     silence = os.open(os.devnull, os.O_WRONLY)
     for descriptor in (1, 2):
         os.dup2(silence, descriptor)
+    if unstructured:
+        from gswa.corpus.unstructured import get_ready
+
+        get_ready()
 
 
 def watch_memory(limit: int) -> None:

@@ -4,13 +4,16 @@ import re
 from pathlib import Path
 
 from gswa.corpus.clean import language_of
-from gswa.corpus.guards import SetAside, check
+from gswa.corpus.guards import MORE_FORMATS, SetAside, check
 from gswa.corpus.zones import Draft, type_blocks
 from gswa.records import Document, Status
 
 
 def read_file(path: Path, source: str, sha256: str, parser: str = "auto") -> Document:
-    """Never raises for what the file holds, but for MemoryError; `parser` is auto or pymupdf (which then reads the PDFs)."""
+    """Never raises for what the file holds, but for MemoryError.
+
+    `parser` is auto, pymupdf (which then reads the PDFs) or unstructured (which then reads everything).
+    """
     try:
         return _read(path, source, sha256, parser)
     except SetAside as aside:
@@ -29,6 +32,10 @@ def _read(path: Path, source: str, sha256: str, parser: str) -> Document:
     kind = check(path)
     if kind == "pdf":
         drafts, pages, status, reason = _read_pdf(path, parser)
+    elif is_for_unstructured(path, parser):
+        from gswa.corpus.unstructured import read_with_unstructured
+
+        drafts = read_with_unstructured(path, "md" if path.suffix.lower() == ".md" else kind)
     elif kind == "docx":
         from gswa.corpus.docx import read_docx
 
@@ -56,7 +63,16 @@ def _read_pdf(path: Path, parser: str) -> tuple[list[Draft], int | None, Status,
         return read_pdf_with_pymupdf(path)
     from gswa.corpus.pdf import read_pdf
 
-    return read_pdf(path)
+    reading = read_pdf(path)  # what is locked, damaged or without a text layer, Unstructured passes over without a word
+    if parser == "unstructured":
+        from gswa.corpus.unstructured import read_with_unstructured
+
+        return reading._replace(drafts=read_with_unstructured(path, "pdf"))
+    return reading
+
+
+def is_for_unstructured(path: Path, parser: str) -> bool:
+    return parser == "unstructured" or path.suffix.lower() in MORE_FORMATS
 
 
 def safe_stem(source: str) -> str:
