@@ -8,11 +8,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from gswa.sentences import paragraph_starts, sentence_starts
 from gswa.tokens import Ints, Line, Tokenizer, encode, special_marks
+
+Flags: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
 
 LONG = 32  # characters
 _PIECE = re.compile(r"[!-~]{1,24}|[^。！？]{1,6}[。！？]*|[。！？]+", re.DOTALL)  # short where a character may be several tokens
@@ -22,11 +25,15 @@ MEMORY = 400_000  # words; some 60 MB
 
 @dataclass(frozen=True)
 class Measured:
-    """A text, the character at which each of its words ends, and the tokens up to there; both begin with 0."""
+    """A text, the character at which each of its words ends, and the tokens up to there; both begin with 0.
+
+    `spaced` says of each word whether white space stands before it; pieces of a longer one have none.
+    """
 
     text: str
     ends: Ints
     tokens: Ints
+    spaced: Flags
 
     @property
     def total(self) -> int:
@@ -47,11 +54,11 @@ class WordCounts:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
-        self.known: dict[str, int] = {}  # tokens and characters in one number, so that a text is looked up in one pass
+        self.known: dict[str, int] = {}  # tokens, characters and `spaced` in one number, so that a text is looked up in one pass
 
     def measure(self, text: str) -> Measured:
         found = self._look_up(_words(text))
-        return measured(text, found % _PACK, found // _PACK)
+        return measured(text, found // 2 % _PACK, found // 2 // _PACK, found % 2 == 1)
 
     def _look_up(self, words: list[str]) -> Ints:
         found = list(map(self.known.get, words))
@@ -70,7 +77,8 @@ class WordCounts:
         encode(self.tokenizer, [line])
         places = np.cumsum([len(word.encode()) for word in spelled] if line.in_bytes else lengths)
         passed = np.searchsorted(np.maximum.accumulate(line.ends), places, side="right")
-        packed = np.diff(passed, prepend=0) * _PACK + lengths
+        spaced = np.array([word[:1] != GLUED for word in words])
+        packed = (np.diff(passed, prepend=0) * _PACK + lengths) * 2 + spaced
         self.known.update(zip(words, packed.tolist(), strict=True))
 
 
@@ -91,10 +99,10 @@ def _pieces(word: str) -> list[str]:
     return [first, *(GLUED + piece for piece in rest)]
 
 
-def measured(text: str, lengths: Sequence[int] | Ints, counts: Sequence[int] | Ints) -> Measured:
+def measured(text: str, lengths: Sequence[int] | Ints, counts: Sequence[int] | Ints, spaced: Sequence[bool] | Flags) -> Measured:
     """`lengths` in characters and `counts` in tokens of the text's words, which leave nothing out."""
     ends, tokens = (np.concatenate([[0], np.cumsum(np.asarray(values, dtype=np.int64))]) for values in (lengths, counts))
-    return Measured(text, ends, tokens)
+    return Measured(text, ends, tokens, np.asarray(spaced, dtype=bool))
 
 
 @lru_cache(maxsize=4)

@@ -71,29 +71,28 @@ def trimmed(text: str, start: int, end: int) -> Span:
 # -- where a text may be cut -------------------------------------------------------------------------------------------------
 def _cuts(text: Measured, budget: Budget, levels: tuple[tuple[str, ...], ...]) -> Cuts:
     """The coarsest cuts that do; finer ones only inside pieces that are over the budget."""
-    cuts = _cuts_at(text, budget, {0: 0.0, len(text.text): 0.0})
+    cuts = _cuts_at(text, budget, np.array([0, len(text.text)]), np.zeros(2))
     for kinds in levels:
         long = np.diff(cuts.tokens) > cuts.room[:-1]
         if not long.any():
             break
-        found = {}
-        for kind in reversed(kinds):  # of two kinds at one place the cheaper stays
-            positions = _positions(text, kind)
-            positions = positions[(positions > 0) & (positions < len(text.text))]
-            inside = positions[long[np.searchsorted(cuts.positions, positions, side="right") - 1]]
-            found.update(dict.fromkeys(inside.tolist(), PENALTY[kind]))
-        known = dict(zip(cuts.positions.tolist(), cuts.penalties.tolist(), strict=True))
-        cuts = _cuts_at(text, budget, found | known)
+        positions, penalties = [cuts.positions], [cuts.penalties]
+        for kind in kinds:
+            found = _positions(text, kind)
+            found = found[(found > 0) & (found < len(text.text))]
+            positions.append(found[long[np.searchsorted(cuts.positions, found, side="right") - 1]])
+            penalties.append(np.full(len(positions[-1]), PENALTY[kind]))
+        every, first = np.unique(np.concatenate(positions), return_index=True)  # of two at one place the cheaper, which comes first
+        cuts = _cuts_at(text, budget, every, np.concatenate(penalties)[first])
     return cuts
 
 
-def _cuts_at(text: Measured, budget: Budget, places: dict[int, float]) -> Cuts:
-    positions = np.array(sorted(places), dtype=np.int64)
+def _cuts_at(text: Measured, budget: Budget, positions: Ints, penalties: Floats) -> Cuts:
     tokens = text.before(positions)
     tokens[-1] = text.total
     room = budget.rest - (tokens - text.before(context_starts(text, positions, budget.context)))
     room[0] = budget.first
-    return Cuts(positions, tokens, np.array([places[position] for position in positions.tolist()]), room)
+    return Cuts(positions, tokens, penalties, room)
 
 
 def _positions(text: Measured, kind: str) -> Ints:
@@ -101,8 +100,8 @@ def _positions(text: Measured, kind: str) -> Ints:
         return np.array(paragraph_starts(text.text), dtype=np.int64)
     if kind == "sentence":
         return text.sentences
-    ends = text.ends[1:-1].tolist()
-    return np.array([end for end in ends if text.text[end].isspace() == (kind == "word")], dtype=np.int64)
+    inner: Ints = text.ends[1:-1][text.spaced[1:] == (kind == "word")]
+    return inner
 
 
 def context_starts(text: Measured, positions: Ints, tokens: int) -> Ints:

@@ -11,7 +11,7 @@ from gswa.spans import LEVELS, Budget, context_starts, plan
 
 def by_word(text: str) -> Measured:
     words = re.findall(r"\s*\S+", text)
-    return measured(text, [len(word) for word in words], [1] * len(words))
+    return measured(text, [len(word) for word in words], [1] * len(words), [True] * len(words))
 
 
 def pieces(text: str, first: int, rest: int, strategy: str = "auto") -> list[str] | None:
@@ -49,14 +49,14 @@ def test_the_first_chunk_has_its_own_budget() -> None:
 
 @pytest.mark.parametrize("strategy", LEVELS)
 def test_a_run_without_spaces_is_cut_where_it_was_measured(strategy: str) -> None:
-    tokens = measured("😀" * 10, [1] * 10, [4] * 10)
+    tokens = measured("😀" * 10, [1] * 10, [4] * 10, [False] * 10)
     spans = plan(tokens, Budget(10, 10, 0), next(known for known in LEVELS if known == strategy))
     assert spans == [(0, 2), (2, 4), (4, 6), (6, 8), (8, 10)]
 
 
 @pytest.mark.parametrize("budget", [Budget(3, 3, 0), Budget(0, 50, 0), Budget(50, 0, 0), Budget(50, 20, 20)])
 def test_a_budget_that_holds_no_piece_has_no_plan(budget: Budget) -> None:
-    assert plan(measured("😀" * 20, [1] * 20, [4] * 20), budget, "auto") is None
+    assert plan(measured("😀" * 20, [1] * 20, [4] * 20, [False] * 20), budget, "auto") is None
 
 
 def test_a_later_chunk_holds_less_by_the_text_before_it() -> None:
