@@ -116,9 +116,11 @@ def _division(example: Example, rules: Rules) -> Division:
             return Divided(example=example, tokens=whole.tokens, reason=EMPTY)
         if whole.tokens <= rules.max_tokens:
             return Divided(example=example, tokens=whole.tokens, chunks=(_chunk(example, example.messages, whole),))
-    chunks, reason = yield from _split(example, text or rules.measure(example.target), rules)
-    tokens = chunks[0].tokens + sum(chunk.target_tokens - 1 for chunk in chunks[1:]) if chunks else 0
-    if tokens <= rules.max_tokens:
+    text = text or rules.measure(example.target)
+    (prompt,) = yield [_answered(example.messages[:-1], ".")]
+    tokens = prompt.tokens - 1 + text.total  # of a long text the words' counts together are its own, to one in ten thousand
+    chunks, reason = yield from _split(example, text, prompt.tokens - 1, rules)
+    if tokens <= rules.max_tokens or not chunks:
         (whole,) = yield [example.messages]
         tokens = whole.tokens
         if tokens <= rules.max_tokens:
@@ -139,14 +141,14 @@ def _may_fit(example: Example, target: Measured, rules: Rules) -> bool:
 Chunks: TypeAlias = tuple[tuple[Chunk, ...], str]  # and, where there are none, the reason
 
 
-def _split(example: Example, text: Measured, rules: Rules) -> Generator[Sequence[Chat], list[Lengths], Chunks]:
-    found = yield from _fitting_prompt(example, rules)
+def _split(example: Example, text: Measured, used: int, rules: Rules) -> Generator[Sequence[Chat], list[Lengths], Chunks]:
+    found = yield from _fitting_prompt(example, used, rules)
     if found is None:
         pairs = aligned(example.messages[-2].content, example.target) if _turns(example) == 2 else None
         return ((), LONG_PROMPT) if pairs is None else (yield from _split_pairs(example, pairs, rules))
-    prompt, used = found
+    prompt, taken = found
     (later,) = yield [_answered(_continuation(example, "."), ".")]
-    budget = Budget(rules.max_tokens - used, rules.max_tokens - later.tokens + 2, rules.context)
+    budget = Budget(rules.max_tokens - taken, rules.max_tokens - later.tokens + 2, rules.context)
     while spans := plan(text, budget, rules.strategy):
         starts = context_starts(text, np.array([start for start, _ in spans[1:]], dtype=np.int64), rules.context).tolist()
         contexts = [text.text[start:end].strip() for start, (_, end) in zip(starts, spans[:-1], strict=True)]
@@ -235,8 +237,8 @@ def _context(text: Measured, end: int, tokens: int) -> str:
     return text.text[start:end].strip()
 
 
-def _fitting_prompt(example: Example, rules: Rules) -> Generator[Sequence[Chat], list[Lengths], tuple[Chat, int] | None]:
-    """The messages before the answer and their tokens, where they leave it a quarter of the limit; None where only a cut could.
+def _fitting_prompt(example: Example, used: int, rules: Rules) -> Generator[Sequence[Chat], list[Lengths], tuple[Chat, int] | None]:
+    """The messages before the answer and their tokens (`used`), where they leave it a quarter of the limit; None where only a cut could.
 
     A `continue` example's context, after the first blank line, may be shortened, since it is the target of another
     example; then half of the limit is left for the answer. Of a plain text the first part is asked for as an opening.
@@ -244,9 +246,10 @@ def _fitting_prompt(example: Example, rules: Rules) -> Generator[Sequence[Chat],
     prompt = example.messages[:-1]
     if example.kind == TEXT_KIND:
         prompt = (*prompt[:-1], _asked(OPEN, ""))
-    (whole,) = yield [_answered(prompt, ".")]
-    if whole.tokens - 1 <= rules.max_tokens * 3 // 4:
-        return prompt, whole.tokens - 1
+        (opening,) = yield [_answered(prompt, ".")]
+        used = opening.tokens - 1
+    if used <= rules.max_tokens * 3 // 4:
+        return prompt, used
     if example.kind != CONTINUE_KIND:
         return None
     instruction, _, context = prompt[-1].content.partition("\n\n")

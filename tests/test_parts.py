@@ -85,7 +85,7 @@ def test_examples_that_are_counted_together_are_divided_as_each_alone(tokenizer:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_length_before_is_that_of_the_whole(name: str) -> None:
     one = divided(chat("a", LONG), family(name), 128)
-    assert one.tokens == pytest.approx(len(render(family(name), one.example.messages).ids), abs=2 * len(one.chunks))
+    assert one.tokens == pytest.approx(len(render(family(name), one.example.messages).ids), abs=2, rel=0.001)
 
 
 def test_the_first_part_of_a_plain_text_is_asked_for_as_an_opening(tokenizer: Tokenizer) -> None:
