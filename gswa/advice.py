@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from gswa.config import RunConfig, resolve
+from gswa.config import RunConfig, resolve, settings_in_words
 from gswa.errors import ConfigError
 from gswa.export.bases import ARCHITECTURES
 from gswa.forecast import Forecast, Forecaster, forecaster
@@ -54,7 +54,7 @@ def with_less(config: RunConfig, forecast: Forecaster, memory_gb: float) -> str:
     """The first of a few smaller settings that is predicted to fit, in words."""
     for smaller in _smaller(config):
         if forecast(smaller).peak_gb <= config.margin * memory_gb:
-            return described(smaller)
+            return settings_in_words(smaller.model_dump())
     return ""
 
 
@@ -68,15 +68,6 @@ def _smaller(config: RunConfig) -> Iterable[RunConfig]:
             yield config.replace(**changes)
 
 
-def described(config: RunConfig) -> str:
-    """The settings that decide over memory, in words."""
-    parts = [f"batch {config.batch_size} × {config.gradient_accumulation}", f"{config.max_seq_length} tokens", config.number_format]
-    parts += ["4-bit base"] if config.quantization == "4bit" else []
-    parts += [f"last {config.num_layers} layers"] if config.num_layers else []
-    parts += ["gradient checkpointing"] if config.gradient_checkpointing else []
-    return ", ".join(parts)
-
-
 def size(model: Model) -> int:
     return read_shape(model.config).parameters
 
@@ -88,10 +79,10 @@ def models_table(found: Iterable[Outlook]) -> Table:
 
 def _model_row(each: Outlook) -> tuple[str, ...]:
     remark = f"fits with {each.with_less}" if each.with_less else ""
-    return each.model.model_id, _in_words(size(each.model)), f"{each.forecast.peak_gb:.1f} GB", each.verdict, remark
+    return each.model.model_id, _many(size(each.model)), f"{each.forecast.peak_gb:.1f} GB", each.verdict, remark
 
 
-def _in_words(parameters: int) -> str:
+def _many(parameters: int) -> str:
     return f"{parameters / 1e9:.1f} B" if parameters >= 1e9 else f"{parameters / 1e6:.3g} M"
 
 
@@ -143,7 +134,7 @@ def _recommendation_rows(hardware: Hardware, workspace: Workspace) -> Iterable[t
     layer = profile_for(hardware)
     config = resolve(layer).config
     yield "recommended model", config.model_id
-    yield "settings", described(config)
+    yield "settings", settings_in_words(config.model_dump())
     limit = " (the given limit)" if hardware.memory_limit_gb is not None else ""
     yield "because", f"{layer.origin}: {DEVICE_NAMES[hardware.device]} with {hardware.memory_gb:.1f} GB{limit}"
     forecast = forecaster(config.model_id, hardware.compute_name, workspace)
@@ -200,8 +191,8 @@ def _contradictions(hardware: Hardware, workspace: Workspace) -> Iterable[str]:
         if model.model_id == chosen and each.verdict != "fits":
             allowed = each.config.margin * hardware.memory_gb
             yield (
-                f"{layer.origin} ({described(each.config)}) is predicted to take {each.forecast.peak_gb:.1f} GB with {chosen}, more than "
-                f"the {allowed:.1f} GB that the margin leaves{less}"
+                f"{layer.origin} ({settings_in_words(each.config.model_dump())}) is predicted to take {each.forecast.peak_gb:.1f} GB "
+                f"with {chosen}, more than the {allowed:.1f} GB that the margin leaves{less}"
             )
         elif each.verdict == "does not fit":
             yield (

@@ -12,6 +12,7 @@ from gswa.basemodel import resolve_model
 from gswa.config import RunConfig
 from gswa.cursor import write_order
 from gswa.errors import OutOfMemory
+from gswa.forecast import for_run, learn
 from gswa.ladder import Descent, next_rung
 from gswa.records import EvalMetrics, StepMetrics, TrainJob
 from gswa.rundir import OomFallback, RunDir, now
@@ -34,7 +35,7 @@ def train(run: RunDir, on_step: Tell = lambda step, total: None) -> None:
     start = steps_of(checkpoint) if checkpoint else 0
     write_order(run, config, start)
     number = run.metadata().get("attempts", 0) + 1
-    run.update(attempts=number)
+    run.update(attempts=number, predicted_memory_gb=_predicted(run, config))
     try:
         result = run_child(job_for(run, config, attempt=number), _listener(run, on_step))
     except OutOfMemory as error:
@@ -42,10 +43,10 @@ def train(run: RunDir, on_step: Tell = lambda step, total: None) -> None:
         if next_config(config, error) is None:
             raise OutOfMemory(last_word(run, config, error), error.phase, error.step, error.peak_memory_gb) from error
         raise
+    learn(run, config, result)
     run.update(**result, trained=now())
     summary = run.summary()
     run.update(
-        peak_memory_gb=summary.peak_memory_gb,
         losses=summary.model_dump(include={"train_loss", "valid_loss_before", "valid_loss_after", "test_loss_before", "test_loss_after"}),
     )
 
@@ -76,6 +77,11 @@ def last_word(run: RunDir, config: RunConfig, error: OutOfMemory) -> str:
 
 def _gb(gigabytes: float | None) -> str:
     return "not measured" if gigabytes is None else f"{gigabytes:.2f} GB"
+
+
+def _predicted(run: RunDir, config: RunConfig) -> float | None:
+    forecast = for_run(run, config)
+    return round(forecast.peak_gb, 4) if forecast else None
 
 
 def evaluate(run: RunDir) -> None:
@@ -128,6 +134,7 @@ def step_down(run: RunDir, error: BaseException) -> bool:
             before={name: before[name] for name in changed},
             after=changed,
             reason=descent.rung.reason,
+            predicted_memory_gb=_predicted(run, config),
             peak_memory_gb=error.peak_memory_gb,
         )
     )

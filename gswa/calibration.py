@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from itertools import combinations
 from typing import NamedTuple
 
-from gswa.files import append_line, read_lines
+from gswa.files import read_lines
 from gswa.memory import FORMULAS
 from gswa.records import Record
 from gswa.workspace import Workspace
@@ -71,7 +71,3 @@ def measurements(workspace: Workspace, device: str) -> list[Measurement]:
     """The newest of this device and of these formulas."""
     lines = (line for line in read_lines(workspace.calibration) if line.get("formulas") == FORMULAS and line.get("device") == device)
     return [Measurement.model_validate(line) for line in lines][-REMEMBERED:]
-
-
-def remember(workspace: Workspace, measurement: Measurement) -> None:
-    append_line(workspace.calibration, measurement)

@@ -74,6 +74,20 @@ class RunConfig(BaseModel):
         return type(self).model_validate({**self.model_dump(), **changes})
 
 
+def settings_in_words(settings: Mapping[str, Any]) -> str:
+    """Those that decide over memory and speed: 'batch 4 × 2, 1,024 tokens, fp32, gradient checkpointing'."""
+    layers = settings.get("num_layers")
+    parts = [
+        f"batch {settings['batch_size']} × {settings['gradient_accumulation']}",
+        f"{settings['max_seq_length']:,} tokens",
+        str(settings["number_format"]),
+        "4-bit base" if settings.get("quantization") == "4bit" else "",
+        f"last {layers} layers" if layers else "",
+        "gradient checkpointing" if settings.get("gradient_checkpointing") else "",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
 # One optional field per setting, so that the flags, the YAML keys and the dashboard's form all come from RunConfig.
 _optional: dict[str, Any] = {
     name: (Optional[field.annotation], Field(None, description=field.description))  # noqa: UP045  (the annotation is a value here)

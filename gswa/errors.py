@@ -6,6 +6,7 @@ GswaError                 1  a run failed
 ├── DataError             3  training data that cannot be used
 ├── TrainingError         1  the child that trains ended without a result
 │   └── OutOfMemory       1  it ended for want of memory: the only one that the ladder answers
+├── NoPlan                1  the planner found no settings that train on this machine
 └── Interrupted      130/75  Ctrl-C or SIGTERM; what was trained is in the last checkpoint
 """
 
@@ -47,6 +48,10 @@ class OutOfMemory(TrainingError):
         self.phase = phase
         self.step = step
         self.peak_memory_gb = peak_memory_gb
+
+
+class NoPlan(GswaError):
+    pass
 
 
 class Interrupted(GswaError):

@@ -1,14 +1,18 @@
 """The peak of memory foretold for a configuration on this machine: the formulas, corrected by what was measured here."""
 
 import json
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from gswa.basemodel import resolve_model
-from gswa.calibration import Correction, fit, measurements
-from gswa.config import RunConfig
+from gswa.calibration import Correction, Measurement, fit, measurements
+from gswa.config import RunConfig, settings_in_words
 from gswa.errors import ConfigError
+from gswa.files import append_line
+from gswa.hardware import Hardware
 from gswa.memory import Prediction, Rows, Shape, predict, read_shape
 from gswa.models import model_named
+from gswa.rundir import RunDir, now
 from gswa.workspace import Workspace
 
 LIMITED = ", under a limit"  # whose children give memory out in another way: another device, as far as memory goes
@@ -53,6 +57,43 @@ def forecaster(model_id: str, compute: str, workspace: Workspace, rows: Rows | N
         return None
     corrections = {limited: fit(measurements(workspace, device_name(compute, limited))) for limited in (False, True)}
     return Forecaster(shape, rows, corrections)
+
+
+def for_run(run: RunDir, config: RunConfig) -> Forecast | None:
+    """For a run whose chunks are made: with its own rows, on the machine that it was probed on."""
+    forecast = forecaster(config.model_id, _compute(run), Workspace(), longest_rows(run, config))
+    return forecast(config) if forecast else None
+
+
+def longest_rows(run: RunDir, config: RunConfig) -> Rows:
+    """Tokens of the longest examples, whole, and the share of target tokens. A configuration's own length limit cuts them down."""
+    stats = run.length_stats()
+    longest = {split: int(stats[split].before.max) for split in stats}
+    chunks = [(chunk.target_tokens, chunk.tokens) for chunk in run.read_chunks(config.max_seq_length, "train")]
+    targets = sum(target for target, _ in chunks) / max(1, sum(tokens for _, tokens in chunks))
+    return Rows(longest.get("train", 0), max(longest.get("valid", 0), longest.get("test", 0)), targets or 1.0)
+
+
+def learn(run: RunDir, config: RunConfig, result: Mapping[str, Any]) -> None:
+    """Put what a child measured beside what was predicted for it, for the predictions to come."""
+    forecast, compute = for_run(run, config), _compute(run)
+    if forecast is None or not compute or "peak_memory_gb" not in result:
+        return
+    measurement = Measurement(
+        time=now(),
+        device=device_name(compute, is_limited(config)),
+        settings=f"{config.model_id}: {settings_in_words(config.model_dump())}",
+        predicted_gb=forecast.above_gb,
+        measured_gb=result["peak_memory_gb"] - result["baseline_memory_gb"],
+        baseline_gb=result["baseline_memory_gb"],
+    )
+    append_line(Workspace().calibration, measurement)
+
+
+def _compute(run: RunDir) -> str:
+    """What computes on the machine that the run was probed on; "" before the probe."""
+    recorded = run.hardware()
+    return Hardware.model_validate(recorded).compute_name if recorded else ""
 
 
 def shape_of(model_id: str) -> Shape | None:

@@ -58,6 +58,7 @@ class Hardware(Record):
     memory: Memory
     disk_free_gb: float
     versions: dict[str, str] = Field(default_factory=dict)
+    number_formats: dict[str, float] = Field(default_factory=dict, description="GFLOP/s measured by format; empty before it was measured")
     memory_limit_gb: float | None = None
 
     @property

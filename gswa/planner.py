@@ -1,84 +1,36 @@
-"""Which settings train fastest here: candidates around the profile, each tried for a few steps, the best one chosen.
+"""Which settings train fastest here: candidates around the profile, the best by prediction tried for a few steps, the best one chosen.
 
 Candidates, their order and the breaking of ties follow from the seed; tokens per second and memory are measured.
 """
 
-import random
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
-from itertools import product
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from gswa.config import EFFECTIVE_BATCH, RunConfig
+from gswa.candidates import PLANNED, Foretell, candidates
+from gswa.config import EFFECTIVE_BATCH, RunConfig, settings_in_words
 from gswa.errors import DataError, OutOfMemory, TrainingError
 from gswa.records import Plan, Trial
 
-# What a plan settles, all of it: a batch size without the evaluation batch measured beside it would be another plan.
-PLANNED = ("batch_size", "gradient_accumulation", "eval_batch_size", "max_seq_length", "gradient_checkpointing")
-BATCH_FACTORS = (1.0, 2.0, 4.0, 0.5)
-LENGTHS = (256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)  # tokens; one notch is a step to a neighbour
-NOT_MEASURED = "not tried: no dry runs were asked for"
 # At the margin itself a plan keeps 0.9 of its score, so that the one chosen is never slower than 0.9 of the fastest.
 SCORE_AT_MARGIN = 0.9
 
 
 class Measured(NamedTuple):
-    """What one dry run showed: non-padding tokens per second, and the peak in GB over training and evaluation."""
+    """What one dry run showed: non-padding tokens per second, and the peak in GB over loading, training, evaluation and saving.
+
+    `at` says when, of one that was taken from an earlier plan.
+    """
 
     tokens_per_sec: float
     peak_memory_gb: float
+    at: str = ""
 
 
-DryRun = Callable[[RunConfig], Measured]
+DryRun = Callable[[RunConfig, float], Measured]  # settings, seconds it may take
 
 
-# -- candidates --------------------------------------------------------------------------------------------------------
-def candidates(base: RunConfig, max_candidates: int, seed: int, fixed: Collection[str] = ()) -> list[RunConfig]:
-    """The base first, then its neighbours, those that change least first; equally near ones in the seed's order.
-
-    Micro-batches of 1, 2, 4 and 1/2 times the base's at its effective batch, with and without gradient checkpointing, one
-    notch shorter and longer. Settings named in `fixed`, those the user gave, stay as they are.
-    """
-    shapes = product(_batches(base, fixed), _checkpointing(base, fixed), _lengths(base, fixed))
-    neighbours = [
-        base.replace(
-            batch_size=batch, gradient_accumulation=base.effective_batch_size // batch, gradient_checkpointing=on, max_seq_length=n
-        )
-        for batch, on, n in shapes
-    ]
-    neighbours = [config for config in neighbours if config != base]
-    random.Random(seed).shuffle(neighbours)
-    neighbours.sort(key=lambda config: _distance(config, base))
-    return [base, *neighbours][: max(1, max_candidates)]
-
-
-def _batches(base: RunConfig, fixed: Collection[str]) -> list[int]:
-    if "batch_size" in fixed or "gradient_accumulation" in fixed:
-        return [base.batch_size]
-    sizes = [base.batch_size * factor for factor in BATCH_FACTORS]
-    return [int(size) for size in sizes if size.is_integer() and base.effective_batch_size % size == 0]
-
-
-def _checkpointing(base: RunConfig, fixed: Collection[str]) -> list[bool]:
-    on = base.gradient_checkpointing
-    return [on] if "gradient_checkpointing" in fixed else [on, not on]
-
-
-def _lengths(base: RunConfig, fixed: Collection[str]) -> list[int]:
-    length = base.max_seq_length
-    if "max_seq_length" in fixed:
-        return [length]
-    shorter = [notch for notch in LENGTHS if notch < length][-1:]
-    longer = [notch for notch in LENGTHS if notch > length][:1]
-    return [length, *shorter, *longer]
-
-
-def _distance(config: RunConfig, base: RunConfig) -> int:
-    """How many of the three choices differ."""
-    return sum(getattr(config, name) != getattr(base, name) for name in ("batch_size", "gradient_checkpointing", "max_seq_length"))
-
-
-# -- scores ------------------------------------------------------------------------------------------------------------
+# -- scores --------------------------------------------------------------------------------------------------------------
 def throughput_score(tokens_per_sec: float, best: float) -> float:
     """Tokens per second over those of the fastest trial that was not rejected: 1 for that one."""
     return tokens_per_sec / best if best > 0 else 0.0
@@ -98,46 +50,53 @@ def effective_batch_factor(effective_batch_size: float) -> float:
 def rank(trials: Iterable[Trial], memory_gb: float, margin: float, seed: int, dry_run_steps: int) -> Plan:
     """Trials best first: score = throughput_score * stability_score * effective_batch_factor.
 
-    Rejected, with the reason and after the others: those that come with one, and those whose peak passes margin × memory.
-    Ties go to the smaller peak, then to the earlier trial. `chosen` is None when nothing is left.
+    The figures are the measured ones; where no trial has any, the predicted ones. Rejected, with the reason and after the others:
+    those that come with one, and those whose peak passes margin × memory. Ties go to the smaller peak, then to the earlier trial.
+    `chosen` is None when nothing is left.
     """
     judged = [_within(trial, margin * memory_gb) for trial in trials]
-    best = max((trial.tokens_per_sec or 0.0 for trial in judged if not trial.rejected), default=0.0)
-    scored = [trial if trial.rejected else _scored(trial, best, margin * memory_gb) for trial in judged]
-    accepted = sorted((trial for trial in scored if not trial.rejected), key=lambda trial: (-trial.score, trial.peak_memory_gb or 0.0))
+    accepted = [trial for trial in judged if not trial.rejected]
+    best = max((_speed(trial) for trial in accepted), default=0.0)
+    scored = sorted((_scored(trial, best, margin * memory_gb) for trial in accepted), key=lambda trial: (-trial.score, _peak(trial)))
     return Plan(
         margin=margin,
         memory_gb=memory_gb,
         seed=seed,
         dry_run_steps=dry_run_steps,
-        trials=(*accepted, *(trial for trial in scored if trial.rejected)),
-        chosen=accepted[0].changes if accepted else None,
+        trials=(*scored, *(trial for trial in judged if trial.rejected)),
+        chosen=scored[0].changes if scored else None,
     )
+
+
+def _speed(trial: Trial) -> float:
+    return trial.tokens_per_sec if trial.tokens_per_sec is not None else trial.predicted_speed or 0.0
+
+
+def _peak(trial: Trial) -> float:
+    return trial.peak_memory_gb if trial.peak_memory_gb is not None else trial.predicted_memory_gb or 0.0
 
 
 def _within(trial: Trial, allowed_gb: float) -> Trial:
     """The trial itself, or rejected for its peak."""
-    peak = trial.peak_memory_gb
-    if trial.rejected or peak is None or peak <= allowed_gb:
+    if trial.rejected or _peak(trial) <= allowed_gb:
         return trial
-    return trial.model_copy(update={"rejected": f"peak {peak:.2f} GB is above the {allowed_gb:.2f} GB that the margin leaves"})
+    kind = "peak" if trial.peak_memory_gb is not None else "predicted peak"
+    return trial.model_copy(update={"rejected": f"{kind} {_peak(trial):.2f} GB is above the {allowed_gb:.2f} GB that the margin leaves"})
 
 
 def _scored(trial: Trial, best: float, allowed_gb: float) -> Trial:
-    """Scores from the figures; a trial without figures keeps a score of 0."""
-    if trial.tokens_per_sec is None or trial.peak_memory_gb is None:
-        return trial
+    """Scores from the figures; a trial without any keeps a score of 0."""
     effective = int(trial.changes["batch_size"] or 1) * int(trial.changes["gradient_accumulation"] or 1)
     factors = {
-        "throughput_score": throughput_score(trial.tokens_per_sec, best),
-        "stability_score": stability_score(trial.peak_memory_gb, allowed_gb),
+        "throughput_score": throughput_score(_speed(trial), best),
+        "stability_score": stability_score(_peak(trial), allowed_gb),
         "effective_batch_factor": effective_batch_factor(effective),
     }
     score = factors["throughput_score"] * factors["stability_score"] * factors["effective_batch_factor"]
-    return trial.model_copy(update={**factors, "score": score})
+    return trial.model_copy(update={**factors, "score": score}) if best else trial
 
 
-# -- the plan ----------------------------------------------------------------------------------------------------------
+# -- the plan ------------------------------------------------------------------------------------------------------------
 def plan(
     base: RunConfig,
     *,
@@ -148,89 +107,127 @@ def plan(
     seed: int,
     dry_run: DryRun | None,
     fixed: Collection[str] = (),
+    foretell: Foretell | None = None,
+    formats: Mapping[str, float] | None = None,
+    longest: int | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Plan:
-    """Try the candidates with `dry_run`, which runs one in a child for `steps` steps, and rank them by what it measured.
+    """Try the best `max_candidates` by prediction with `dry_run`, which runs one in a child for `steps` steps, and rank them.
 
-    A dry run that fails (TrainingError, OutOfMemory, DataError) is a rejected trial with its reason. No dry run starts that
-    could not end within `max_seconds`, taking the longest so far for its length; the first one always starts. Without
-    `dry_run` nothing is known of the candidates, so that the base is chosen and the others are listed as not tried.
+    Candidates predicted to pass the margin are not tried. A dry run that fails (TrainingError, OutOfMemory, DataError) is a
+    rejected trial with its reason. None starts that could not end within `max_seconds`, taking the longest so far for its
+    length; each may take half of what is left, the last one all of it. Without `dry_run`, and where none of them came to an
+    end in time, the prediction decides; without `foretell` too the base is chosen, and the others are listed as not tried.
     """
-    configs = candidates(base, max_candidates, seed, fixed)
+    allowed = base.margin * memory_gb
+    trials = [_foretold(config, foretell) for config in candidates(base, seed, fixed, foretell, allowed, formats, longest)]
+    ranked = rank(trials, memory_gb, base.margin, seed, 0).trials
+    hopeful, hopeless = [t for t in ranked if not t.rejected], [t for t in ranked if t.rejected]
     if dry_run is None:
-        trials = [Trial(changes=_changes(config), rejected=NOT_MEASURED if number else "") for number, config in enumerate(configs)]
-        return rank(trials, memory_gb, base.margin, seed, 0)
-    return rank(_try_all(configs, dry_run, max_seconds, clock), memory_gb, base.margin, seed, steps)
+        best, rest = (hopeful, []) if foretell else (hopeful[:1], hopeful[1:])
+        return rank([*best, *_untried(rest, "no dry runs were asked for"), *hopeless], memory_gb, base.margin, seed, 0)
+    tried = list(_try_all(hopeful[:max_candidates], base, dry_run, max_seconds, clock))
+    if not any(trial.tokens_per_sec for trial in tried) and foretell:
+        tried = [trial.model_copy(update={"rejected": ""}) if trial.rejected.startswith("not tried") else trial for trial in tried]
+    rest = _untried(hopeful[max_candidates:], f"{max_candidates} others are predicted to be better")
+    return rank([*tried, *rest, *hopeless], memory_gb, base.margin, seed, steps)
 
 
-def _try_all(configs: list[RunConfig], dry_run: DryRun, max_seconds: float, clock: Callable[[], float]) -> Iterator[Trial]:
+def _foretold(config: RunConfig, foretell: Foretell | None) -> Trial:
+    changes = {name: getattr(config, name) for name in PLANNED}
+    if foretell is None:
+        return Trial(changes=changes)
+    found = foretell(config)
+    return Trial(changes=changes, predicted_memory_gb=found.peak_gb, predicted_speed=found.speed)
+
+
+def _untried(trials: Iterable[Trial], reason: str) -> list[Trial]:
+    return [trial.model_copy(update={"rejected": f"not tried: {reason}"}) for trial in trials]
+
+
+def _try_all(trials: list[Trial], base: RunConfig, dry_run: DryRun, max_seconds: float, clock: Callable[[], float]) -> Iterator[Trial]:
     start, longest = clock(), 0.0
-    for number, config in enumerate(configs):
+    for number, trial in enumerate(trials):
         began = clock()
-        if number and began - start + longest > max_seconds:
-            yield Trial(changes=_changes(config), rejected=f"not tried: out of time ({max_seconds:g} s for all dry runs)")
+        left = max_seconds - (began - start)
+        if number and left < longest:
+            yield from _untried([trial], f"out of time ({max_seconds:g} s for all dry runs)")
             continue
-        yield _try(config, dry_run)
-        longest = max(longest, clock() - began)
+        tried = _try(trial, base.replace(**trial.changes), dry_run, left if trial is trials[-1] else left / 2)
+        if tried.tokens_per_sec is not None:  # how long one hung says nothing of the others
+            longest = max(longest, clock() - began)
+        yield tried
 
 
-def _try(config: RunConfig, dry_run: DryRun) -> Trial:
-    changes = _changes(config)
+def _try(trial: Trial, config: RunConfig, dry_run: DryRun, seconds: float) -> Trial:
     try:
-        measured = dry_run(config)
+        measured = dry_run(config, seconds)
     except OutOfMemory as error:
         reason = f"out of memory ({error.phase}, step {error.step}): {error}"
-        return Trial(changes=changes, peak_memory_gb=error.peak_memory_gb, rejected=reason)
+        return trial.model_copy(update={"peak_memory_gb": error.peak_memory_gb, "rejected": reason})
     except (TrainingError, DataError) as error:
-        return Trial(changes=changes, rejected=str(error) or type(error).__name__)
-    return Trial(changes=changes, tokens_per_sec=measured.tokens_per_sec, peak_memory_gb=measured.peak_memory_gb)
+        return trial.model_copy(update={"rejected": str(error) or type(error).__name__})
+    return trial.model_copy(
+        update={"tokens_per_sec": measured.tokens_per_sec, "peak_memory_gb": measured.peak_memory_gb, "measured_at": measured.at}
+    )
 
 
-def _changes(config: RunConfig) -> dict[str, int | float | str | bool | None]:
-    return {name: getattr(config, name) for name in PLANNED}
-
-
-# -- for people --------------------------------------------------------------------------------------------------------
+# -- for people ----------------------------------------------------------------------------------------------------------
 def refusal(plan: Plan) -> str:
-    """Why nothing was chosen, and what would help; '' when something was."""
+    """Why nothing was chosen: what is missing and by how much; '' when something was."""
     if plan.chosen is not None:
         return ""
     allowed = plan.margin * plan.memory_gb
-    peaks = [trial.peak_memory_gb for trial in plan.trials if trial.peak_memory_gb is not None and trial.peak_memory_gb > allowed]
+    peaks = [_peak(trial) for trial in plan.trials if _peak(trial) > allowed]
     if not peaks:
         return f"no candidate could be trained; the first one: {plan.trials[0].rejected}"
+    measured = all(trial.peak_memory_gb is not None for trial in plan.trials)
     return (
-        f"no candidate fits: the smallest measured peak is {min(peaks):.2f} GB, {min(peaks) - allowed:.2f} GB above the {allowed:.2f} GB "
-        f"that the margin of {plan.margin:.0%} leaves of {plan.memory_gb:.2f} GB; choose a smaller --model or --max-seq-length, "
-        "or close other programs"
+        f"no candidate fits: the smallest {'measured' if measured else 'predicted'} peak is {min(peaks):.2f} GB, "
+        f"{min(peaks) - allowed:.2f} GB above the {allowed:.2f} GB that the margin of {plan.margin:.0%} leaves of {plan.memory_gb:.2f} GB"
     )
+
+
+# Beside the table, in the terminal, the report and the dashboard: what the factors are.
+EXPLAINED = (
+    "score = throughput_score * stability_score * effective_batch_factor. Throughput: tokens per second over those of the fastest "
+    "candidate that fits. Stability: 1 up to half of the memory that the margin leaves, then falling to 0.9 at all of it. Effective "
+    "batch: its ratio to 8 sequences per step. Order and ties follow from the seed; tokens per second and peaks are measured."
+)
+COLUMNS = ("", "settings", "predicted peak", "measured peak", "predicted speed", "tok/s", "score", "verdict")
 
 
 def plan_table(plan: Plan) -> list[list[str]]:
     """A header and a row per trial, for the terminal, the report and the artifact."""
-    header = ["", "batch", "tokens", "checkpointing", "tok/s", "peak", "throughput", "stability", "effective batch", "score", "verdict"]
-    return [header, *(_row(number, trial, trial.changes == plan.chosen) for number, trial in enumerate(plan.trials, start=1))]
+    fastest = max((trial.predicted_speed or 0.0 for trial in plan.trials if not trial.rejected), default=0.0)
+    rows = (_row(number, trial, fastest, trial.changes == plan.chosen) for number, trial in enumerate(plan.trials, start=1))
+    return [list(COLUMNS), *rows]
 
 
-def _row(number: int, trial: Trial, chosen: bool) -> list[str]:
-    setting, measured = trial.changes, trial.tokens_per_sec is not None
-    scores = (trial.throughput_score, trial.stability_score, trial.effective_batch_factor, trial.score)
+def _row(number: int, trial: Trial, fastest: float, chosen: bool) -> list[str]:
+    factors = f"{trial.throughput_score:.2f} × {trial.stability_score:.2f} × {trial.effective_batch_factor:.2f} = {trial.score:.3f}"
+    relative = trial.predicted_speed / fastest if trial.predicted_speed and fastest else None
     return [
         str(number),
-        f"{setting['batch_size']} × {setting['gradient_accumulation']}",
-        f"{setting['max_seq_length']:,}",
-        "on" if setting["gradient_checkpointing"] else "off",
-        f"{trial.tokens_per_sec:,.1f}" if measured else "–",
-        f"{trial.peak_memory_gb:.2f} GB" if trial.peak_memory_gb is not None else "–",
-        *(f"{score:.3f}" if measured and not trial.rejected else "–" for score in scores),
+        settings_in_words(trial.changes),
+        _shown(trial.predicted_memory_gb, ".2f", " GB"),
+        _shown(trial.peak_memory_gb, ".2f", " GB"),
+        _shown(relative, ".2f", " ×"),
+        _shown(trial.tokens_per_sec, ",.1f"),
+        factors if trial.score and not trial.rejected else "–",
         _verdict(trial, chosen),
     ]
+
+
+def _shown(value: float | None, form: str, unit: str = "") -> str:
+    return "–" if value is None else f"{value:{form}}{unit}"
 
 
 def _verdict(trial: Trial, chosen: bool) -> str:
     if trial.rejected:
         reason = trial.rejected.splitlines()[0]
         return reason if reason.startswith("not tried") else f"rejected: {reason}"
+    known = f"measured {trial.measured_at}" if trial.measured_at else ""
     if trial.tokens_per_sec is None:
-        return "chosen as it is: not measured"
-    return "chosen" if chosen else "fits"
+        known = "by prediction" if trial.score else "not measured"
+    return ("chosen" if chosen else "fits") + (f", {known}" if known else "")

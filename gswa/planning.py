@@ -1,32 +1,61 @@
-"""The planner on real data: dry runs of its candidates in child processes."""
+"""The planner on real data: predictions for the run's own rows, dry runs of the candidates in child processes, and what they taught."""
 
+import logging
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from gswa import chunking, hardware, intake, planner, settle
+from gswa import advice, chunking, hardware, intake, planner, settle
 from gswa.attempt import job_for
 from gswa.backends.child import run_child
-from gswa.config import RunConfig, RunRequest, Settled
+from gswa.candidates import Foretold
+from gswa.config import RunConfig, RunRequest, Settled, settings_in_words
 from gswa.disk import check_writable
-from gswa.errors import ConfigError, TrainingError
+from gswa.dryruns import Known, fingerprint
+from gswa.errors import ConfigError, NoPlan, TrainingError
 from gswa.files import write_json
+from gswa.flops import tokens_per_second
+from gswa.forecast import Forecaster, forecaster, learn, longest_rows
 from gswa.hardware import Hardware
+from gswa.memory import Rows
 from gswa.planner import Measured
-from gswa.records import Plan, StepMetrics
+from gswa.records import Plan
 from gswa.rundir import RunDir
 from gswa.workspace import Workspace
 
+log = logging.getLogger("gswa")
+TryOut = Callable[[RunDir, RunConfig, int, float], Measured]  # run, settings, steps, seconds it may take
 
-def plan_run(run: RunDir, base: Settled, machine: Hardware, request: RunRequest) -> Plan:
+
+def dry_run(run: RunDir, config: RunConfig, steps: int, seconds: float) -> Measured:
+    """The candidate on the longest real rows, with an evaluation step and a checkpoint, in a scratch folder.
+
+    Raises what training would raise, and TrainingError where it takes longer than `seconds`.
+    """
+    chunking.chunks(run, config)
+    with tempfile.TemporaryDirectory(dir=run.path) as folder:
+        scratch = RunDir(Path(folder))
+        job = job_for(run, config, action="dry_run").model_copy(update={"run": scratch.path, "max_steps": steps})
+        result = run_child(job, seconds=seconds)
+        speeds = sorted(step.tokens_per_sec for step in scratch.steps()[1:] or scratch.steps())  # the first one also warms up
+    if not speeds:
+        raise TrainingError("the dry run ended without a step")
+    learn(run, config, result)
+    return Measured(tokens_per_sec=speeds[len(speeds) // 2], peak_memory_gb=result["peak_memory_gb"])
+
+
+def plan_run(run: RunDir, base: Settled, machine: Hardware, request: RunRequest, try_out: TryOut = dry_run) -> Plan:
     """Measure candidates around `base` on the run's own data; writes config/plan.json.
 
-    What a flag or a file settled is not varied. A run that is resumed keeps its plan. Raises ConfigError when no candidate
-    can be used.
+    What a flag or a file settled is not varied. A run that is resumed keeps its plan. Raises NoPlan when no candidate can be used.
     """
     made = run.plan()
     if made is not None and made.chosen is not None:
         return made
-    given = {name for name, origin in base.origin.items() if origin in ("command line", str(request.config))}
+    chunking.chunks(run, base.config)
+    rows = longest_rows(run, base.config)
+    forecast = forecaster(base.config.model_id, machine.compute_name, Workspace(), rows)
     plan = planner.plan(
         base.config,
         memory_gb=machine.memory_gb,
@@ -34,34 +63,47 @@ def plan_run(run: RunDir, base: Settled, machine: Hardware, request: RunRequest)
         steps=request.dry_run_steps,
         max_seconds=request.max_plan_seconds,
         seed=base.config.seed,
-        dry_run=None if request.skip_dry_run else lambda config: dry_run(run, config, request.dry_run_steps),
-        fixed=given,
+        dry_run=None if request.skip_dry_run else _known_or_tried(run, machine, request.dry_run_steps, try_out),
+        fixed={name for name, origin in base.origin.items() if origin in ("command line", str(request.config))},
+        foretell=partial(_foretell, forecast, rows, machine) if forecast else None,
+        formats=machine.number_formats,
+        longest=rows.train,
     )
     write_json(run.plan_file, plan.model_dump(mode="json"))
     if plan.chosen is None:
-        raise ConfigError(planner.refusal(plan))
+        raise NoPlan(f"{planner.refusal(plan)}\n{_what_would_fit(plan, machine)}")
     return plan
 
 
-def dry_run(run: RunDir, config: RunConfig, steps: int) -> Measured:
-    """The candidate on the longest real rows, in a scratch folder; raises what training would raise."""
-    chunking.chunks(run, config)
-    with tempfile.TemporaryDirectory(dir=run.path) as folder:
-        scratch = RunDir(Path(folder))
-        job = job_for(run, config, action="dry_run").model_copy(update={"run": scratch.path, "max_steps": steps})
-        run_child(job)
-        measured = scratch.steps()
-    if not measured:
-        raise TrainingError("the dry run ended without a step")
-    seconds = sum((step.trained_tokens - before) / step.tokens_per_sec for step, before in _with_previous(measured))
-    return Measured(
-        tokens_per_sec=measured[-1].trained_tokens / seconds,
-        peak_memory_gb=max(step.peak_reserved_gb or step.peak_memory_gb for step in measured),
-    )
+def _foretell(forecast: Forecaster, rows: Rows, machine: Hardware, config: RunConfig) -> Foretold:
+    speed = tokens_per_second(forecast.shape, config, rows.train, machine.number_formats)
+    return Foretold(forecast(config).peak_gb, speed)
 
 
-def _with_previous(steps: list[StepMetrics]) -> list[tuple[StepMetrics, int]]:
-    return [(step, before) for step, before in zip(steps, [0, *(s.trained_tokens for s in steps)], strict=False)]
+def _known_or_tried(run: RunDir, machine: Hardware, steps: int, try_out: TryOut) -> planner.DryRun:
+    """A dry run, or what an earlier one of the same model, data, machine and versions measured."""
+    known = Known(Workspace().dry_runs, fingerprint(run, machine))
+
+    def measured(config: RunConfig, seconds: float) -> Measured:
+        found = known.get(config, steps)
+        if found is None:
+            found = try_out(run, config, steps, seconds)
+            known.put(config, steps, found)
+        settings = settings_in_words(config.model_dump())
+        log.info("dry run: %s: %s tok/s, peak %.2f GB", settings, f"{found.tokens_per_sec:,.0f}", found.peak_memory_gb)
+        return found
+
+    return measured
+
+
+def _what_would_fit(plan: Plan, machine: Hardware) -> str:
+    """The way out: the size of machine that would do, and the models that fit this one."""
+    peaks = [peak for trial in plan.trials if (peak := trial.peak_memory_gb or trial.predicted_memory_gb)]
+    fitting = [each for each in advice.outlooks(machine, Workspace()) if each.verdict == "fits" or each.with_less]
+    named = [f"{each.model.model_id} ({each.with_less or 'as it is'})" for each in fitting[:3]]
+    needed = f"a machine or card with {min(peaks) / plan.margin:.1f} GB would do; " if peaks else ""
+    here = f"here would fit --model {', or '.join(named)}" if named else "none of the models that GSWA knows fits here"
+    return f"{needed}{here}; closing other programs helps where they hold memory"
 
 
 def plan_command(request: RunRequest, output: Path | None) -> tuple[Plan, Path]:
@@ -78,6 +120,7 @@ def plan_command(request: RunRequest, output: Path | None) -> tuple[Plan, Path]:
     with tempfile.TemporaryDirectory(dir=workspace.plan.parent) as folder:
         run = RunDir.create(Path(folder), request.name)
         write_json(run.request_file, request.model_dump(mode="json"))
+        write_json(run.hardware_file, machine.model_dump(mode="json"))
         intake.prepare(run, intake.parse(run))
         run.write_config(request, base)
         plan = plan_run(run, base, machine, request)

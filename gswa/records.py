@@ -187,12 +187,15 @@ class Evaluation(Record):
 
 
 class Trial(Record):
-    """One candidate of the planner. `changes` is what it sets; figures are None where it was not run."""
+    """One candidate of the planner. `changes` is what it sets; figures are None where it was not run, and predictions where there
+    is none. `predicted_speed` is in tokens per second up to a factor, `measured_at` the time of a dry run of an earlier plan."""
 
     changes: dict[str, int | float | str | bool | None]
     tokens_per_sec: float | None = None
     peak_memory_gb: float | None = None
     predicted_memory_gb: float | None = None
+    predicted_speed: float | None = None
+    measured_at: str = ""
     throughput_score: float = 0.0
     stability_score: float = 0.0
     effective_batch_factor: float = 0.0

@@ -316,7 +316,7 @@ class RunDir:
             valid_loss_after=chosen[0] if chosen else _at(losses["valid"], -1),
             test_loss_before=_at(losses["test"], 0),
             test_loss_after=_at(losses["test"], -1) if len(losses["test"]) > 1 else None,
-            peak_memory_gb=max(peaks) if peaks else None,
+            peak_memory_gb=metadata.get("peak_memory_gb") or (max(peaks) if peaks else None),
             report=str(self.report_file) if self.report_file.is_file() else None,
         )
 

@@ -11,10 +11,12 @@ from gswa.basemodel import is_of_hub, resolve_model
 from gswa.config import BUILTIN_MODEL, Layer, RunConfig, RunRequest, Settled, read_config_file, resolve
 from gswa.disk import check_room, room_needed_gb
 from gswa.errors import ConfigError
+from gswa.forecast import forecaster
 from gswa.hardware import Hardware
 from gswa.profiles import learning_rate_warning, model_layer, profile_for
 from gswa.records import Plan
 from gswa.rundir import Event, RunDir
+from gswa.workspace import Workspace
 
 log = logging.getLogger("gswa")
 
@@ -26,9 +28,21 @@ def settle(request: RunRequest, hardware: Hardware, plan: Plan | None = None) ->
     if not has_backend(settled.config.backend):
         load_backend(settled.config.backend)  # says what is missing
     if settled.origin["model_id"] == profile.origin and _out_of_reach(settled.config.model_id):
-        settled = _merged(Layer(profile.origin, {**profile.values, "model_id": BUILTIN_MODEL}), request, plan)
+        profile = Layer(profile.origin, {**profile.values, "model_id": BUILTIN_MODEL})
+        settled = _merged(profile, request, plan)
+    if settled.origin["gradient_checkpointing"] == profile.origin and _short_of_memory(settled.config, hardware):
+        profile = Layer(f"{profile.origin}, as predicted", {**profile.values, "gradient_checkpointing": True})
+        settled = _merged(profile, request, plan)
     resolve_model(settled.config.model_id)  # unknown or incomplete: said now, not after the papers were read
     return settled
+
+
+def _short_of_memory(config: RunConfig, hardware: Hardware) -> bool:
+    """Whether a CPU, whose profile keeps activations, is predicted to have no room for them."""
+    if config.device != "cpu" or config.gradient_checkpointing:
+        return False
+    forecast = forecaster(config.model_id, hardware.compute_name, Workspace())
+    return forecast is not None and forecast(config).peak_gb > config.margin * hardware.memory_gb
 
 
 def _merged(profile: Layer, request: RunRequest, plan: Plan | None) -> Settled:

@@ -61,6 +61,11 @@ class Workspace:
         return self.root / ".gswa" / "memory.jsonl"
 
     @property
+    def dry_runs(self) -> Path:
+        """What the planner measured before."""
+        return self.root / ".gswa" / "dry_runs.jsonl"
+
+    @property
     def runs(self) -> Path:
         return self.root / "runs"
 

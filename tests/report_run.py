@@ -4,7 +4,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from gswa.config import Layer, RunRequest, resolve
+from gswa.candidates import PLANNED
+from gswa.config import Layer, RunConfig, RunRequest, resolve
 from gswa.files import write_json
 from gswa.records import EvalMetrics, Evaluation, LengthStats, Plan, Quantiles, Sample, StepMetrics, Trial
 from gswa.rundir import OomFallback, RunDir
@@ -129,7 +130,7 @@ def conservation() -> dict[str, Any]:
 
 
 def plan() -> Plan:
-    good = {"batch_size": 4, "max_seq_length": 512}
+    good, large = ({name: getattr(RunConfig(batch_size=size), name) for name in PLANNED} for size in (4, 16))
     trials = (
         Trial(
             changes=good,
@@ -141,7 +142,7 @@ def plan() -> Plan:
             effective_batch_factor=1,
             score=1,
         ),
-        Trial(changes={"batch_size": 16}, predicted_memory_gb=4.4, rejected="predicted 4.4 GB, over 80 % of 3.8 GB"),
+        Trial(changes=large, predicted_memory_gb=4.4, rejected="predicted 4.4 GB, over 80 % of 3.8 GB"),
     )
     return Plan(margin=0.8, memory_gb=3.8, seed=42, dry_run_steps=3, trials=trials, chosen=good)
 

@@ -28,7 +28,7 @@ def test_info_says_what_is_recommended_and_why(here: Workspace) -> None:
     rows = dict(info_table(cuda(16376, name="RTX 4080", driver="570.86.10", cuda="12.8"), here))
     assert rows["GPU 0"].startswith("RTX 4080, 16.0 GB")
     assert rows["recommended model"] == "Qwen/Qwen2.5-7B-Instruct"
-    assert rows["settings"] == "batch 2 × 4, 1536 tokens, bf16, 4-bit base, gradient checkpointing"
+    assert rows["settings"] == "batch 2 × 4, 1,536 tokens, bf16, 4-bit base, gradient checkpointing"
     assert rows["because"] == "profile cuda 16 GB: CUDA with 16.0 GB"
     assert rows["predicted peak"].endswith("of 12.8 GB that the margin of 80% leaves")
 
@@ -82,7 +82,7 @@ def test_the_model_that_the_guide_puts_on_48_gb_is_contradicted_with_both_number
 
 def test_a_row_that_is_predicted_to_pass_the_margin_stays_and_is_contradicted(here: Workspace) -> None:
     (note,) = (note for note in notes(cuda(49140), here) if note.startswith("profile cuda 48 GB"))
-    assert "batch 8 × 1, 2048 tokens" in note
+    assert "batch 8 × 1, 2,048 tokens" in note
     assert "more than the 38.4 GB that the margin leaves; it fits with batch 1 × 8" in note
     assert not any(note.startswith("profile cuda") for note in notes(cuda(24576), here))
 

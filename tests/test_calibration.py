@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gswa.calibration import ENOUGH, Measurement, fit, measurements, remember
+from gswa.calibration import ENOUGH, Measurement, fit, measurements
+from gswa.files import append_line
 from gswa.memory import FORMULAS
 from gswa.workspace import Workspace
 
@@ -53,5 +54,5 @@ def test_only_measurements_of_this_device_and_these_formulas_count(tmp_path: Pat
     here = Workspace(tmp_path)
     assert measurements(here, "a CPU") == []
     for each in (measured(1, 2), measured(1, 3, device="a GPU"), measured(1, 4, formulas=FORMULAS - 1), measured(1, 5)):
-        remember(here, each)
+        append_line(here.calibration, each)
     assert [each.measured_gb for each in measurements(here, "a CPU")] == [2, 5]

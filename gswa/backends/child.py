@@ -25,6 +25,7 @@ from gswa.rundir import RunDir
 
 SAMPLE_SECONDS = 1.0  # between looks at a living child's memory
 GRACE = 30.0  # seconds that a child has to save its checkpoint after SIGTERM
+NO_GRACE = 1.0  # for one that has none to save
 # OpenMP's threads sleep where they wait for each other: spinning, a step took twice as long (1.13 s in place of 0.59 s) while
 # another program used the cores, and no less time (0.29 s, 0.35 s) while none did. Measured on two cores, 2026-11.
 # CUDA numbers cards by speed where it is not told otherwise, NVML by their place: the probe's first must be the child's first.
@@ -103,11 +104,11 @@ def preload(backend: str, quantization: str) -> Preload:
     return _servers[key]
 
 
-def run_child(job: TrainJob, on_message: Callable[[Message], None] = lambda _: None) -> dict[str, Any]:
+def run_child(job: TrainJob, on_message: Callable[[Message], None] = lambda _: None, seconds: float = float("inf")) -> dict[str, Any]:
     """Run the job to its end in a process of its own; gives what the backend returned.
 
-    Raises OutOfMemory, TrainingError or Interrupted. Whatever ends this function ends the child: after GRACE seconds
-    for a checkpoint, by force. One child at a time.
+    Raises OutOfMemory, TrainingError or Interrupted; TrainingError too where it takes longer than `seconds`. Whatever ends this
+    function ends the child: of training after GRACE seconds for a checkpoint, by force. One child at a time.
     """
     log = RunDir(job.run).output_log
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -121,14 +122,15 @@ def run_child(job: TrainJob, on_message: Callable[[Message], None] = lambda _: N
         child, messages, lifeline = _start(server, job_file, output.fileno())
         evidence = Evidence(child)
         last: Message = {}
-        lines = _read(messages, server, evidence)  # held by name: closed before the child has ended, its last words would break its pipe
+        # Held by name: closed before the child has ended, its last words would break its pipe.
+        lines = _read(messages, server, evidence, time.monotonic() + seconds)
         try:
             for message in lines:
                 last = {**last, **message}
                 on_message(message)
             code = _ended(server, child)
         except BaseException:
-            _stop(server, child)
+            _stop(server, child, GRACE if job.action == "train" else NO_GRACE)
             raise
         finally:
             os.close(lifeline)
@@ -154,13 +156,15 @@ def _start(server: Preload, job_file: Path, output: int) -> tuple[int, int, int]
         os.close(lifeline_out)
 
 
-def _read(descriptor: int, server: Preload, evidence: Evidence) -> Generator[Message, None, None]:
+def _read(descriptor: int, server: Preload, evidence: Evidence, deadline: float) -> Generator[Message, None, None]:
     """The child's messages until it has ended. The server's end, seen while waiting, is the child's end too."""
     buffer = b""
     sampled = 0.0
     with selectors.DefaultSelector() as ready, os.fdopen(descriptor, "rb", buffering=0) as pipe:
         ready.register(pipe, selectors.EVENT_READ)
         while True:
+            if time.monotonic() > deadline:
+                raise TrainingError("it did not end within the time that it was given")
             if time.monotonic() - sampled >= SAMPLE_SECONDS:
                 evidence.sample()
                 sampled = time.monotonic()
@@ -182,11 +186,11 @@ def _ended(server: Preload, child: int) -> int:
     return int(said["code"])
 
 
-def _stop(server: Preload, child: int) -> None:
+def _stop(server: Preload, child: int, grace: float) -> None:
     """SIGTERM, time for a checkpoint, then SIGKILL for the child and all it started."""
     if not _signal(child, signal.SIGTERM):
         return
-    deadline = time.monotonic() + GRACE
+    deadline = time.monotonic() + grace
     while server.alive and time.monotonic() < deadline:
         with selectors.DefaultSelector() as ready:
             ready.register(server.socket, selectors.EVENT_READ)

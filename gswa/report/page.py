@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from gswa import planner
 from gswa.files import write_atomically
 from gswa.report import figures, tables
 from gswa.report.measures import headline
@@ -93,7 +94,7 @@ LOSS = "Each step's loss with its moving average, and the held-out loss where it
 OUT_OF_MEMORY = "Each time memory ran out, the settings stepped down and training went on from the last checkpoint."
 THROUGHPUT = "Tokens without padding, per second. A drop may mean memory pressure or a smaller batch."
 MEMORY = "The peak since the previous step, in GB of 2³⁰ bytes."
-PLAN = "Candidates, best first. Score = throughput × stability × effective batch, each as a factor."
+PLAN = f"Candidates, best first: {planner.EXPLAINED}"
 LENGTHS = "Lengths in tokens as the chat template renders them. 'Would be cut': what a trainer that truncates would have cut."
 CONFIGURATION = "Every setting as it was used, and what it came from."
 

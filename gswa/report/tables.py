@@ -4,7 +4,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from gswa.records import LengthStats, Trial
+from gswa import planner
+from gswa.records import LengthStats
 from gswa.report.findings import gb
 from gswa.report.measures import HELD_OUT, memory_limit_gb, predicted_memory_gb
 from gswa.rundir import RunDir
@@ -113,21 +114,8 @@ def plan_table(run: RunDir) -> Table | None:
     plan = run.plan()
     if plan is None:
         return None
-    rows = [_trial(trial, chosen=trial.changes == plan.chosen and not trial.rejected) for trial in plan.trials]
-    columns = ("Candidate", "Throughput", "Predicted memory", "Measured memory", "Factors", "Score", "Verdict")
-    return table(columns, rows, columns[1:-1])
-
-
-def _trial(trial: Trial, chosen: bool) -> tuple[str, ...]:
-    return (
-        _settings(trial.changes),
-        "" if trial.tokens_per_sec is None else f"{trial.tokens_per_sec:,.0f} tok/s",
-        "" if trial.predicted_memory_gb is None else gb(trial.predicted_memory_gb),
-        "" if trial.peak_memory_gb is None else gb(trial.peak_memory_gb),
-        "" if trial.rejected else f"{trial.throughput_score:.2f} × {trial.stability_score:.2f} × {trial.effective_batch_factor:.2f}",
-        "" if trial.rejected else f"{trial.score:.3f}",
-        trial.rejected or ("chosen" if chosen else ""),
-    )
+    header, *rows = planner.plan_table(plan)
+    return table(header, map(tuple, rows), ("predicted peak", "measured peak", "predicted speed", "tok/s", "score"))
 
 
 def lengths_table(run: RunDir) -> Table | None:

@@ -13,7 +13,7 @@ from gswa.backends.checkpoint import last_sealed
 from gswa.backends.torch.data import Chunks, pad_token
 from gswa.backends.torch.evaluate import answer, held_out_loss
 from gswa.backends.torch.loss import use_chunked_loss
-from gswa.backends.torch.memory import limit_memory
+from gswa.backends.torch.memory import job_peak_gb, limit_memory, now_gb
 from gswa.backends.torch.model import add_adapter, load_adapter, load_base
 from gswa.backends.torch.rehearsal import rehearse
 from gswa.backends.torch.trainer import GswaTrainer, Schedule, best_step
@@ -32,25 +32,25 @@ class TorchBackend:
 
     def train(self, job: TrainJob, report: Report) -> dict[str, Any]:
         report.phase("load")
+        baseline = now_gb(job.config.device)
         limit_memory(job.config)
         trainer = _trainer(job, report)
         report.total_steps(len(trainer.schedule.steps))
         run = RunDir(job.run)
         checkpoint = last_sealed(run.checkpoints) if job.action == "train" else None
-        if job.action == "train":
-            rehearse(trainer)
-            if checkpoint is None:
-                trainer.held_out("valid")
-                trainer.held_out("test")
+        rehearse(trainer)
+        if job.action == "train" and checkpoint is None:
+            trainer.held_out("valid")
+            trainer.held_out("test")
         report.phase("resume" if checkpoint else "train")
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if report.stop_requested():
             raise Interrupted("stopped by a signal; the last step is in a checkpoint", exit_code=75)
         if job.action == "dry_run":
-            return {}
+            return _memory(job, baseline)
         chosen = best_step(run) or trainer.state.global_step
         _choose(trainer, run, chosen)
-        return {"chosen_step": chosen, "total_steps": len(trainer.schedule.steps)}
+        return {"chosen_step": chosen, "total_steps": len(trainer.schedule.steps), **_memory(job, baseline)}
 
     def evaluate(self, job: TrainJob, report: Report) -> Evaluation:
         report.phase("load")
@@ -70,6 +70,11 @@ class TorchBackend:
             before = held_out_loss(model, data, job.config, pad)
         samples = tuple(_sample(model, tokenizer, chunk, job) for chunk in _prompts(job))
         return Evaluation(test_loss_before=before.mean, test_loss_after=after.mean, test_tokens=after.tokens, samples=samples)
+
+
+def _memory(job: TrainJob, baseline: float) -> dict[str, float]:
+    """Of the process before it loaded anything, and at its most."""
+    return {"baseline_memory_gb": baseline, "peak_memory_gb": job_peak_gb(job.config.device)}
 
 
 def _trainer(job: TrainJob, report: Report) -> GswaTrainer:
