@@ -93,7 +93,7 @@ def test_a_completed_run_is_not_resumed(home, run):
 
 
 def test_nothing_is_written_outside_the_places_of_the_project(home, run):
-    beside = {"data", "runs", Path(environment(home)["PREFECT_HOME"]).name, "huggingface"}
+    beside = {".gswa", "data", "runs", Path(environment(home)["PREFECT_HOME"]).name, "huggingface"}
     assert {path.name for path in home.iterdir()} <= beside
 
 

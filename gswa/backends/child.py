@@ -229,8 +229,9 @@ def _result(last: Message, code: int, output: str, evidence: Evidence, limited: 
         raise Interrupted("training was stopped; its last step is in a checkpoint", exit_code=EXIT_STOPPED)
     phase = last.get("phase", "load")
     step = last["step"] if isinstance(last.get("step"), int) else (last.get("step") or {}).get("step", 0)
+    peak = max(last.get("peak_memory_gb") or 0.0, evidence.peak_gb) or None
     if outcome == "out_of_memory":
-        raise OutOfMemory(last["error"], phase, step, last.get("peak_memory_gb"))
+        raise OutOfMemory(last["error"], phase, step, peak)
     if outcome == "error":
         if last["known"]:
             error = GswaError(last["error"])
@@ -239,7 +240,6 @@ def _result(last: Message, code: int, output: str, evidence: Evidence, limited: 
         kept = "; the last good checkpoint stands: free space, then resume the run" if phase == "save" else ""
         raise TrainingError(f"training failed while in phase {phase} after step {step}: {last['error']}{kept}")
     # It ended without a word: a signal, or a library that calls exit() itself.
-    peak = max(last.get("peak_memory_gb") or 0.0, evidence.peak_gb) or None
     seen = signature_in(output, limited)
     if seen is not None:
         raise OutOfMemory(f"out of memory ({seen.source}), the process ended with {_name(code)}", phase, step, peak)
