@@ -95,7 +95,7 @@ def greedy(tokenizer: Tokenizer, texts: list[str], first: int, rest: int) -> int
         line = Line(text)
         encode(tokenizer, [line])
         starts = [line.place(start) for start in sorted({*sentence_starts(text), *paragraph_starts(text)})]
-        edges = [0, *(int((line.ends <= start).sum()) for start in starts), len(line.ids)]
+        edges = [0, *(int((line.places.ends <= start).sum()) for start in starts), len(line.ids)]
         room, held = first, 0
         chunks += 1
         for size in (after - before for before, after in pairwise(edges)):

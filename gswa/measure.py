@@ -8,14 +8,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any, TypeAlias
 
 import numpy as np
 
 from gswa.sentences import paragraph_starts, sentence_starts
-from gswa.tokens import Ints, Line, Tokenizer, encode, special_marks
-
-Flags: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
+from gswa.tokens import Flags, Ints, Line, Tokenizer, encode, special_marks
 
 LONG = 32  # characters
 _PIECE = re.compile(r"[!-~]{1,24}|[^。！？]{1,6}[。！？]*|[。！？]+", re.DOTALL)  # short where a character may be several tokens
@@ -75,8 +72,8 @@ class WordCounts:
         lengths = np.array(list(map(len, spelled)), dtype=np.int64)
         line = Line(text := "".join(spelled), special_marks(self.tokenizer, text))
         encode(self.tokenizer, [line])
-        places = np.cumsum([len(word.encode()) for word in spelled] if line.in_bytes else lengths)
-        passed = np.searchsorted(np.maximum.accumulate(line.ends), places, side="right")
+        edges = np.cumsum([len(word.encode()) for word in spelled] if line.places.in_bytes else lengths)
+        passed = np.searchsorted(np.maximum.accumulate(line.places.ends), edges, side="right")
         spaced = np.array([word[:1] != GLUED for word in words])
         packed = (np.diff(passed, prepend=0) * _PACK + lengths) * 2 + spaced
         self.known.update(zip(words, packed.tolist(), strict=True))

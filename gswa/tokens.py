@@ -6,31 +6,38 @@ marked       see <·|im_end|> there            the same with a mark in it, which
 """
 
 import re
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Iterable, Sequence
+from functools import cached_property, lru_cache
 from itertools import pairwise
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 Tokenizer: TypeAlias = Any  # transformers' PreTrainedTokenizerFast; its import costs a second, so that nothing here pays it
 Ints: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
+Flags: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
 
 MARK = "\ufdd0"  # a character that Unicode keeps free of meaning: no template and no paper says it
 
 
-class Line:
-    """A text and its tokens, whose `starts` and `ends` are places in it; `marks` are places inside of literals to be broken up.
+class Places(NamedTuple):
+    """Where each token starts and ends in a text: in bytes of UTF-8 where the tokens' own bytes told it, else in characters."""
 
-    Places are bytes of UTF-8 where the tokens' own bytes tell them, which is fast, else characters.
-    """
+    starts: Ints
+    ends: Ints
+    in_bytes: bool
+
+
+class Line:
+    """A text and the ids of its tokens; `marks` are positions inside of literals that are to be broken up."""
+
+    ids: list[int]
+    _encoded_ids: list[int]  # the marks' among them
+    _reader: "_Reader"
+    _encoding: Any = None  # with offsets, where the tokens' bytes do not tell them
 
     def __init__(self, text: str, marks: Sequence[int] = ()) -> None:
         self.text, self.marks = text, marks
-        self.ids: list[int] = []
-        self.starts: Ints
-        self.ends: Ints
-        self.in_bytes = True
 
     @property
     def marked(self) -> str:
@@ -38,20 +45,28 @@ class Line:
             return self.text
         return MARK.join(self.text[start:end] for start, end in pairwise([0, *self.marks, len(self.text)]))
 
+    @cached_property
+    def places(self) -> Places:
+        return self._reader.places(self)
+
     def place(self, position: int) -> int:
-        """Of a character position, in the unit of `starts` and `ends`."""
-        return len(self.text[:position].encode()) if self.in_bytes else position
+        """Of a character position, in the unit of `places`."""
+        return len(self.text[:position].encode()) if self.places.in_bytes else position
 
-    def within(self, first: int, last: int) -> "np.ndarray[Any, np.dtype[np.bool_]]":
+    def within(self, first: int, last: int) -> Flags:
         """For each token whether it starts between two character positions: an end of turn may own the line end after it."""
-        return (self.starts >= self.place(first)) & (self.starts < self.place(last)) & (self.ends > self.starts)
+        starts, ends, _ = self.places
+        return (starts >= self.place(first)) & (starts < self.place(last)) & (ends > starts)
 
-    def take(self, ids: list[int], starts: Ints, ends: Ints, mark: int | None, in_bytes: bool) -> None:
-        self.ids, self.starts, self.ends, self.in_bytes = ids, starts, ends, in_bytes
-        if mark is not None:
-            kept = np.array(ids) != mark
-            gone = np.cumsum(~kept)[kept] * (len(MARK.encode()) if in_bytes else len(MARK))
-            self.ids, self.starts, self.ends = np.array(ids)[kept].tolist(), starts[kept] - gone, ends[kept] - gone
+    def count(self, first: int, last: int) -> int:
+        """How many tokens are `within`: from the two ends inwards, which a long middle does not slow down."""
+        found = self._reader.count(self, first, last)
+        return int(self.within(first, last).sum()) if found is None else found
+
+    def take(self, reader: "_Reader", encoding: Any, has_offsets: bool) -> None:
+        self._reader, self.ids, self._encoding = reader, encoding.ids, encoding if has_offsets else None
+        if reader.mark is not None:
+            self._encoded_ids, self.ids = self.ids, [token for token in self.ids if token != reader.mark]
 
 
 def encode(tokenizer: Tokenizer, lines: Sequence[Line]) -> None:
@@ -59,7 +74,9 @@ def encode(tokenizer: Tokenizer, lines: Sequence[Line]) -> None:
     for with_marks in (False, True):
         some = [line for line in lines if bool(line.marks) == with_marks]
         if some:
-            _encode(_reader(tokenizer, with_marks), some)
+            reader = _reader(tokenizer, with_marks)
+            for line, encoding in zip(some, reader.encode([line.marked for line in some]), strict=True):
+                line.take(reader, encoding, has_offsets=not reader.sizes_tell)
 
 
 def special_marks(tokenizer: Tokenizer, text: str, start: int = 0, end: int | None = None) -> list[int]:
@@ -93,7 +110,55 @@ class _Reader:
 
     def __init__(self, backend: Any, sizes: Ints, mark: int | None) -> None:
         self.backend, self.sizes, self.mark = backend, sizes, mark
-        self.sizes_tell = _keeps_every_byte(backend)  # False, too, once they did not add up to the texts' own
+        self.size_of: list[int] = sizes.tolist()
+        self.sizes_tell = _keeps_every_byte(backend)
+
+    def encode(self, texts: list[str]) -> list[Any]:
+        """Without offsets where the tokens' sizes tell them, which is a fifth faster."""
+        encode = self.backend.encode_batch_fast if self.sizes_tell else self.backend.encode_batch
+        return list(encode(texts, add_special_tokens=False))
+
+    def places(self, line: Line) -> Places:
+        text = line.marked
+        encoding = line._encoding
+        ids = np.array(line.ids if self.mark is None else line._encoded_ids, dtype=np.int64)
+        ends = np.cumsum(self.sizes[ids])
+        in_bytes = encoding is None
+        if encoding is None:
+            ends -= self._begins_with_a_space_more(text, line.ids)
+            in_bytes = not len(ids) or int(ends[-1]) == len(text.encode())
+        if in_bytes:
+            starts = np.maximum(ends - self.sizes[ids], 0)
+        else:
+            encoding = encoding or self.backend.encode(text, add_special_tokens=False)
+            starts, ends = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2).T
+        if self.mark is None:
+            return Places(starts, ends, in_bytes)
+        kept = ids != self.mark
+        gone = np.cumsum(~kept)[kept] * (len(MARK.encode()) if in_bytes else len(MARK))
+        return Places(starts[kept] - gone, ends[kept] - gone, in_bytes)
+
+    def count(self, line: Line, first: int, last: int) -> int | None:
+        """None where no token ends at either position, or sizes do not tell."""
+        if line.marks or line._encoding is not None or self._begins_with_a_space_more(line.text, line.ids):
+            return None
+        before = self._tokens_of(line.ids, len(line.text[:first].encode()))
+        after = self._tokens_of(reversed(line.ids), len(line.text[last:].encode()))
+        return None if before is None or after is None else len(line.ids) - before - after
+
+    def _begins_with_a_space_more(self, text: str, ids: list[int]) -> bool:
+        """Whether the first token owns a space that the text has not: SentencePiece puts one before its first word."""
+        return bool(ids) and text[0] != " " and self.backend.id_to_token(ids[0])[0] == "▁"
+
+    def _tokens_of(self, ids: Iterable[int], size: int) -> int | None:
+        """How many tokens make just so many bytes."""
+        held = count = 0
+        for token in ids:
+            if held >= size:
+                break
+            held += self.size_of[token]
+            count += 1
+        return count if held == size else None
 
 
 @lru_cache(maxsize=8)
@@ -133,32 +198,3 @@ def _byte_level(token: str) -> int:
 
 def _sentence_piece(token: str) -> int:
     return 1 if len(token) == 6 and token.startswith("<0x") else len(token.replace("▁", " ").encode())
-
-
-def _encode(reader: _Reader, lines: list[Line]) -> None:
-    unknown = _by_sizes(reader, lines) if reader.sizes_tell else lines
-    if unknown:
-        reader.sizes_tell = len(unknown) < len(lines)
-        for line, encoding in zip(
-            unknown, reader.backend.encode_batch([line.marked for line in unknown], add_special_tokens=False), strict=True
-        ):
-            places = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
-            line.take(encoding.ids, places[:, 0], places[:, 1], reader.mark, in_bytes=False)
-
-
-def _by_sizes(reader: _Reader, lines: list[Line]) -> list[Line]:
-    """Take the tokens without asking where they stand, which is a fifth faster; the lines where that did not tell."""
-    unknown = []
-    texts = [line.marked for line in lines]
-    for line, text, encoding in zip(lines, texts, reader.backend.encode_batch_fast(texts, add_special_tokens=False), strict=True):
-        ids = encoding.ids
-        sizes = reader.sizes[ids]
-        ends = np.cumsum(sizes)
-        added = int(ends[-1]) - len(text.encode()) if ids else 0
-        if added == 1 and reader.backend.id_to_token(ids[0])[0] == "▁" and text[0] != " ":  # which SentencePiece puts before a text
-            ends, added = ends - 1, 0
-        if added:
-            unknown.append(line)
-        else:
-            line.take(ids, np.maximum(ends - sizes, 0), ends, reader.mark, in_bytes=True)
-    return unknown
