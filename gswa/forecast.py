@@ -12,6 +12,7 @@ from gswa.files import append_line
 from gswa.hardware import Hardware
 from gswa.memory import Prediction, Rows, Shape, predict, read_shape
 from gswa.models import model_named
+from gswa.records import SPLITS
 from gswa.rundir import RunDir, now
 from gswa.workspace import Workspace
 
@@ -61,17 +62,24 @@ def forecaster(model_id: str, compute: str, workspace: Workspace, rows: Rows | N
 
 def for_run(run: RunDir, config: RunConfig) -> Forecast | None:
     """For a run whose chunks are made: with its own rows, on the machine that it was probed on."""
-    forecast = forecaster(config.model_id, _compute(run), Workspace(), longest_rows(run, config))
+    forecast = forecaster(config.model_id, _compute(run), Workspace(), rows_as_cut(run, config))
     return forecast(config) if forecast else None
 
 
-def longest_rows(run: RunDir, config: RunConfig) -> Rows:
-    """Tokens of the longest examples, whole, and the share of target tokens. A configuration's own length limit cuts them down."""
+def rows_as_cut(run: RunDir, config: RunConfig) -> Rows:
+    """The longest chunks at this configuration's length, and the share of tokens that carry loss."""
+    chunks = {split: [(c.tokens, c.target_tokens) for c in run.read_chunks(config.max_seq_length, split)] for split in SPLITS}
+    longest = {split: max((tokens for tokens, _ in found), default=0) for split, found in chunks.items()}
+    targets = sum(target for _, target in chunks["train"]) / max(1, sum(tokens for tokens, _ in chunks["train"]))
+    return Rows(longest["train"], max(longest["valid"], longest["test"]), targets or 1.0)
+
+
+def rows_uncut(run: RunDir, config: RunConfig) -> Rows:
+    """For any length: the longest examples before they are cut, which a configuration's own limit then shortens."""
     stats = run.length_stats()
     longest = {split: int(stats[split].before.max) for split in stats}
-    chunks = [(chunk.target_tokens, chunk.tokens) for chunk in run.read_chunks(config.max_seq_length, "train")]
-    targets = sum(target for target, _ in chunks) / max(1, sum(tokens for _, tokens in chunks))
-    return Rows(longest.get("train", 0), max(longest.get("valid", 0), longest.get("test", 0)), targets or 1.0)
+    held_out = max(longest.get("valid", 0), longest.get("test", 0))
+    return rows_as_cut(run, config)._replace(train=longest.get("train", 0), evaluate=held_out)
 
 
 def learn(run: RunDir, config: RunConfig, result: Mapping[str, Any]) -> None:

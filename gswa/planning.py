@@ -16,7 +16,7 @@ from gswa.dryruns import Known, fingerprint
 from gswa.errors import ConfigError, NoPlan, TrainingError
 from gswa.files import write_json
 from gswa.flops import tokens_per_second
-from gswa.forecast import Forecaster, forecaster, learn, longest_rows
+from gswa.forecast import Forecaster, forecaster, learn, rows_uncut
 from gswa.hardware import Hardware
 from gswa.memory import Rows
 from gswa.planner import Measured
@@ -54,7 +54,7 @@ def plan_run(run: RunDir, base: Settled, machine: Hardware, request: RunRequest,
     if made is not None and made.chosen is not None:
         return made
     chunking.chunks(run, base.config)
-    rows = longest_rows(run, base.config)
+    rows = rows_uncut(run, base.config)
     forecast = forecaster(base.config.model_id, machine.compute_name, Workspace(), rows)
     plan = planner.plan(
         base.config,
