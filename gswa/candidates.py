@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import product
+from types import MappingProxyType
 from typing import NamedTuple
 
 from gswa.config import RunConfig
@@ -29,29 +30,35 @@ class Foretold(NamedTuple):
 Foretell = Callable[[RunConfig], Foretold]
 
 
-def candidates(
-    base: RunConfig,
-    seed: int,
-    fixed: Collection[str] = (),
-    foretell: Foretell | None = None,
-    allowed_gb: float = float("inf"),
-    formats: Mapping[str, float] | None = None,
-    longest: int | None = None,
-) -> list[RunConfig]:
+class Surroundings(NamedTuple):
+    """What candidates depend on beside the base.
+
+    `fixed`: settings that the user gave. `formats`: GFLOP/s by number format, as measured. `longest`: tokens of the longest example.
+    """
+
+    fixed: Collection[str] = ()
+    foretell: Foretell | None = None
+    formats: Mapping[str, float] = MappingProxyType({})
+    longest: int | None = None
+
+
+UNKNOWN = Surroundings()
+
+
+def candidates(base: RunConfig, seed: int, here: Surroundings = UNKNOWN, allowed_gb: float = float("inf")) -> list[RunConfig]:
     """The base and its neighbours: those that change least first, equally near ones in the seed's order.
 
     Micro-batches of 1, 2, 4 and 1/2 times the base's at its effective batch, with and without gradient checkpointing, one notch
-    longer (where an example is: `longest`, in tokens), without 4 bits where the base has them, and in the number formats that
-    the device was measured to be fast at (`formats`, GFLOP/s). Nothing that costs quality is tried for speed: shorter rows, 4
-    bits and fewer layers only where no neighbour is predicted to fit (`foretell`, `allowed_gb`); the base is then the first step
-    down the ladder that has one. Settings named in `fixed`, those the user gave, stay as they are. Evaluation takes no more rows
-    than a smaller micro-batch.
+    longer where an example is, without 4 bits where the base has them, and in the number formats that the device was measured to
+    be fast at. Nothing that costs quality is tried for speed: shorter rows, 4 bits and fewer layers only where no neighbour is
+    predicted to stay within `allowed_gb`; the base is then the first step down the ladder that has one. What the user gave stays
+    as it is. Evaluation takes no more rows than a smaller micro-batch.
     """
-    for start in _descent(base, fixed):
-        found = _neighbourhood(start, seed, fixed, formats or {}, longest)
-        if foretell is None or any(foretell(config).peak_gb <= allowed_gb for config in found):
+    for start in _descent(base, here.fixed):
+        found = _neighbourhood(start, seed, here)
+        if here.foretell is None or any(here.foretell(config).peak_gb <= allowed_gb for config in found):
             return found
-    return _neighbourhood(base, seed, fixed, formats or {}, longest)
+    return _neighbourhood(base, seed, here)
 
 
 def _descent(base: RunConfig, fixed: Collection[str]) -> Iterator[RunConfig]:
@@ -75,20 +82,18 @@ def changed(before: RunConfig, after: RunConfig) -> set[str]:
     return {name for name in PLANNED if getattr(before, name) != getattr(after, name)}
 
 
-def _neighbourhood(
-    base: RunConfig, seed: int, fixed: Collection[str], formats: Mapping[str, float], longest: int | None
-) -> list[RunConfig]:
+def _neighbourhood(base: RunConfig, seed: int, here: Surroundings) -> list[RunConfig]:
     values: dict[str, Sequence[object]] = {
-        "batch_size": _batches(base, fixed),
-        "max_seq_length": _lengths(base, longest),
+        "batch_size": _batches(base, here.fixed),
+        "max_seq_length": _lengths(base, here.longest),
         "gradient_checkpointing": [base.gradient_checkpointing, not base.gradient_checkpointing],
         "quantization": [base.quantization, *(["none"] if base.quantization == "4bit" else [])],
-        "number_format": [base.number_format, *_fast_formats(base, formats)],
+        "number_format": [base.number_format, *_fast_formats(base, here.formats)],
     }
-    values |= {name: values[name][:1] for name in fixed if name in values}
+    values |= {name: values[name][:1] for name in here.fixed if name in values}
     found = [base.replace(**dict(zip(CHOICES, choice, strict=True))) for choice in product(*(values[name] for name in CHOICES))]
     found = [config.replace(gradient_accumulation=base.effective_batch_size // config.batch_size) for config in found]
-    neighbours = [_with_evaluation(config, base, fixed) for config in found if config != base]
+    neighbours = [_with_evaluation(config, base, here.fixed) for config in found if config != base]
     random.Random(seed).shuffle(neighbours)
     neighbours.sort(key=lambda config: len(changed(base, config) & set(CHOICES)))
     return [base, *neighbours]

@@ -4,10 +4,10 @@ Candidates, their order and the breaking of ties follow from the seed; tokens pe
 """
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-from gswa.candidates import PLANNED, Foretell, candidates
+from gswa.candidates import PLANNED, UNKNOWN, Foretell, Surroundings, candidates
 from gswa.config import EFFECTIVE_BATCH, RunConfig, settings_in_words
 from gswa.errors import DataError, OutOfMemory, TrainingError
 from gswa.records import Plan, Trial
@@ -106,10 +106,7 @@ def plan(
     max_seconds: float,
     seed: int,
     dry_run: DryRun | None,
-    fixed: Collection[str] = (),
-    foretell: Foretell | None = None,
-    formats: Mapping[str, float] | None = None,
-    longest: int | None = None,
+    here: Surroundings = UNKNOWN,
     clock: Callable[[], float] = time.monotonic,
 ) -> Plan:
     """Try the best `max_candidates` by prediction with `dry_run`, which runs one in a child for `steps` steps, and rank them.
@@ -117,17 +114,17 @@ def plan(
     Candidates predicted to pass the margin are not tried. A dry run that fails (TrainingError, OutOfMemory, DataError) is a
     rejected trial with its reason. None starts that could not end within `max_seconds`, taking the longest so far for its
     length; each may take half of what is left, the last one all of it. Without `dry_run`, and where none of them came to an
-    end in time, the prediction decides; without `foretell` too the base is chosen, and the others are listed as not tried.
+    end in time, the prediction decides; where nothing is foretold too the base is chosen, and the others are listed as not tried.
     """
     allowed = base.margin * memory_gb
-    trials = [_foretold(config, foretell) for config in candidates(base, seed, fixed, foretell, allowed, formats, longest)]
+    trials = [_foretold(config, here.foretell) for config in candidates(base, seed, here, allowed)]
     ranked = rank(trials, memory_gb, base.margin, seed, 0).trials
     hopeful, hopeless = [t for t in ranked if not t.rejected], [t for t in ranked if t.rejected]
     if dry_run is None:
-        best, rest = (hopeful, []) if foretell else (hopeful[:1], hopeful[1:])
+        best, rest = (hopeful, []) if here.foretell else (hopeful[:1], hopeful[1:])
         return rank([*best, *_untried(rest, "no dry runs were asked for"), *hopeless], memory_gb, base.margin, seed, 0)
     tried = list(_try_all(hopeful[:max_candidates], base, dry_run, max_seconds, clock))
-    if not any(trial.tokens_per_sec for trial in tried) and foretell:
+    if not any(trial.tokens_per_sec for trial in tried) and here.foretell:
         tried = [trial.model_copy(update={"rejected": ""}) if trial.rejected.startswith("not tried") else trial for trial in tried]
     rest = _untried(hopeful[max_candidates:], f"{max_candidates} others are predicted to be better")
     return rank([*tried, *rest, *hopeless], memory_gb, base.margin, seed, steps)

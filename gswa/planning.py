@@ -9,7 +9,7 @@ from pathlib import Path
 from gswa import advice, chunking, hardware, intake, planner, settle
 from gswa.attempt import job_for
 from gswa.backends.child import run_child
-from gswa.candidates import Foretold
+from gswa.candidates import Foretold, Surroundings
 from gswa.config import RunConfig, RunRequest, Settled, settings_in_words
 from gswa.disk import check_writable
 from gswa.dryruns import Known, fingerprint
@@ -53,9 +53,6 @@ def plan_run(run: RunDir, base: Settled, machine: Hardware, request: RunRequest,
     made = run.plan()
     if made is not None and made.chosen is not None:
         return made
-    chunking.chunks(run, base.config)
-    rows = rows_uncut(run, base.config)
-    forecast = forecaster(base.config.model_id, machine.compute_name, Workspace(), rows)
     plan = planner.plan(
         base.config,
         memory_gb=machine.memory_gb,
@@ -64,15 +61,25 @@ def plan_run(run: RunDir, base: Settled, machine: Hardware, request: RunRequest,
         max_seconds=request.max_plan_seconds,
         seed=base.config.seed,
         dry_run=None if request.skip_dry_run else _known_or_tried(run, machine, request.dry_run_steps, try_out),
-        fixed={name for name, origin in base.origin.items() if origin in ("command line", str(request.config))},
-        foretell=partial(_foretell, forecast, rows, machine) if forecast else None,
-        formats=machine.number_formats,
-        longest=rows.train,
+        here=surroundings(run, base, machine, request),
     )
     write_json(run.plan_file, plan.model_dump(mode="json"))
     if plan.chosen is None:
         raise NoPlan(f"{planner.refusal(plan)}\n{_what_would_fit(plan, machine)}")
     return plan
+
+
+def surroundings(run: RunDir, base: Settled, machine: Hardware, request: RunRequest) -> Surroundings:
+    """What the run's data and this machine say of candidates; settings that a flag or a file gave are fixed."""
+    chunking.chunks(run, base.config)
+    rows = rows_uncut(run, base.config)
+    forecast = forecaster(base.config.model_id, machine.compute_name, Workspace(), rows)
+    return Surroundings(
+        fixed={name for name, origin in base.origin.items() if origin in ("command line", str(request.config))},
+        foretell=partial(_foretell, forecast, rows, machine) if forecast else None,
+        formats=machine.number_formats,
+        longest=rows.train,
+    )
 
 
 def _foretell(forecast: Forecaster, rows: Rows, machine: Hardware, config: RunConfig) -> Foretold:

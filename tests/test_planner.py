@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gswa.candidates import PLANNED, Foretold, candidates
+from gswa.candidates import PLANNED, Foretold, Surroundings, candidates
 from gswa.config import Layer, RunConfig, resolve
 from gswa.errors import ConfigError, DataError, Interrupted, OutOfMemory, TrainingError
 from gswa.planner import COLUMNS, Measured, effective_batch_factor, plan, plan_table, rank, refusal, stability_score
@@ -28,8 +28,13 @@ def foretold(config: RunConfig) -> Foretold:
 
 
 def planned(dry_run: Callable[[RunConfig, float], Measured] | None = growing, **changes: Any) -> Plan:
+    here = Surroundings(foretell=changes.pop("foretell", None))
     settings: dict[str, Any] = {"memory_gb": 10.0, "max_candidates": 5, "steps": 3, "max_seconds": 600, "seed": 1, **changes}
-    return plan(BASE, dry_run=dry_run, **settings)
+    return plan(BASE, dry_run=dry_run, here=here, **settings)
+
+
+def near(base: RunConfig, seed: int, allowed_gb: float = float("inf"), **here: Any) -> list[RunConfig]:
+    return candidates(base, seed, Surroundings(**here), allowed_gb)
 
 
 def trial(tokens_per_sec: float, peak: float, batch_size: int = 2, gradient_accumulation: int = 4) -> Trial:
@@ -45,44 +50,44 @@ def ranked(*trials: Trial, margin: float = 0.8) -> Plan:
 @given(batch=st.integers(1, 64), accumulation=st.integers(1, 16), length=st.integers(128, 5000), seed=st.integers(0, 99))
 def test_candidates_keep_the_effective_batch_and_start_with_the_base(batch: int, accumulation: int, length: int, seed: int) -> None:
     base = RunConfig(batch_size=batch, gradient_accumulation=accumulation, max_seq_length=length)
-    configs = candidates(base, seed)
+    configs = near(base, seed=seed)
     assert configs[0] == base
     assert {config.effective_batch_size for config in configs} == {base.effective_batch_size}
     assert len({config.model_dump_json() for config in configs}) == len(configs)
 
 
 def test_only_planned_settings_differ() -> None:
-    for config in candidates(BASE, seed=0):
+    for config in near(BASE, seed=0):
         assert config.model_dump(exclude=set(PLANNED)) == BASE.model_dump(exclude=set(PLANNED))
 
 
 def test_a_seed_gives_one_order_and_another_seed_another() -> None:
-    assert candidates(BASE, seed=3) == candidates(BASE, seed=3)
-    assert any(candidates(BASE, seed=3) != candidates(BASE, seed=seed) for seed in range(4, 9))
+    assert near(BASE, seed=3) == near(BASE, seed=3)
+    assert any(near(BASE, seed=3) != near(BASE, seed=seed) for seed in range(4, 9))
 
 
 def test_what_the_user_gave_stays() -> None:
     fixed = {"max_seq_length", "batch_size", "gradient_checkpointing"}
-    assert candidates(BASE, seed=0, fixed=fixed) == [BASE]
-    assert {config.batch_size for config in candidates(BASE, seed=0, fixed={"gradient_accumulation"})} == {2}
-    for config in candidates(BASE, seed=0, fixed=fixed, foretell=foretold, allowed_gb=0.01):
+    assert near(BASE, seed=0, fixed=fixed) == [BASE]
+    assert {config.batch_size for config in near(BASE, seed=0, fixed={"gradient_accumulation"})} == {2}
+    for config in near(BASE, seed=0, fixed=fixed, foretell=foretold, allowed_gb=0.01):
         assert (config.max_seq_length, config.batch_size, config.gradient_checkpointing) == (1024, 2, False)
 
 
 def test_batches_longer_rows_and_checkpointing_are_all_tried() -> None:
-    configs = candidates(BASE, seed=0)
+    configs = near(BASE, seed=0)
     assert {(config.batch_size, config.gradient_accumulation) for config in configs} == {(1, 8), (2, 4), (4, 2), (8, 1)}
     assert {config.max_seq_length for config in configs} == {1024, 1536}
     assert {config.gradient_checkpointing for config in configs} == {True, False}
 
 
 def test_longer_rows_are_tried_only_where_an_example_is_longer() -> None:
-    assert {config.max_seq_length for config in candidates(BASE, seed=0, longest=1024)} == {1024}
-    assert {config.max_seq_length for config in candidates(BASE, seed=0, longest=1025)} == {1024, 1536}
+    assert {config.max_seq_length for config in near(BASE, seed=0, longest=1024)} == {1024}
+    assert {config.max_seq_length for config in near(BASE, seed=0, longest=1025)} == {1024, 1536}
 
 
 def test_small_changes_come_before_large_ones() -> None:
-    first = candidates(BASE, seed=5)[1:6]
+    first = near(BASE, seed=5)[1:6]
     assert all(
         sum(getattr(c, n) != getattr(BASE, n) for n in ("batch_size", "max_seq_length", "gradient_checkpointing")) == 1 for c in first
     )
@@ -98,23 +103,23 @@ def test_small_changes_come_before_large_ones() -> None:
     ],
 )
 def test_number_formats_are_tried_where_they_were_measured_to_be_fast(formats: dict[str, float], tried: set[str]) -> None:
-    assert {config.number_format for config in candidates(BASE, seed=0, formats=formats)} == tried
+    assert {config.number_format for config in near(BASE, seed=0, formats=formats)} == tried
 
 
 def test_a_quantised_base_is_tried_without_and_a_plain_one_never_with() -> None:
     quantised = BASE.replace(device="cuda", quantization="4bit", number_format="bf16")
-    assert {config.quantization for config in candidates(quantised, seed=0)} == {"none", "4bit"}
-    assert {config.quantization for config in candidates(BASE, seed=0)} == {"none"}
+    assert {config.quantization for config in near(quantised, seed=0)} == {"none", "4bit"}
+    assert {config.quantization for config in near(BASE, seed=0)} == {"none"}
 
 
 # -- candidates where memory is short ------------------------------------------------------------------------------------
 def test_nothing_that_costs_quality_is_tried_while_a_neighbour_fits() -> None:
-    for config in candidates(BASE, seed=0, foretell=foretold, allowed_gb=0.5):
+    for config in near(BASE, seed=0, foretell=foretold, allowed_gb=0.5):
         assert (config.max_seq_length >= 1024, config.quantization, config.num_layers) == (True, "none", None)
 
 
 def test_shorter_rows_come_where_nothing_else_fits_and_no_shorter_than_must_be() -> None:
-    configs = candidates(BASE, seed=0, foretell=foretold, allowed_gb=0.2)
+    configs = near(BASE, seed=0, foretell=foretold, allowed_gb=0.2)
     assert {config.max_seq_length for config in configs} == {576, 768}  # of 1024, 768, 576 the first at which one fits, and its notch
     assert any(foretold(config).peak_gb <= 0.2 for config in configs)
 
@@ -123,19 +128,19 @@ def test_layers_are_given_up_last() -> None:
     def by_layers(config: RunConfig) -> Foretold:
         return Foretold(peak_gb=float(config.num_layers or 32), speed=1.0)
 
-    configs = candidates(BASE.replace(device="cuda"), seed=0, foretell=by_layers, allowed_gb=8)
+    configs = near(BASE.replace(device="cuda"), seed=0, foretell=by_layers, allowed_gb=8)
     assert {config.num_layers for config in configs} == {8}
     assert {config.quantization for config in configs} == {"4bit", "none"}
 
 
 def test_where_nothing_ever_fits_the_base_and_its_neighbours_are_named() -> None:
-    assert candidates(BASE, seed=0, foretell=foretold, allowed_gb=0.0) == candidates(BASE, seed=0)
+    assert near(BASE, seed=0, foretell=foretold, allowed_gb=0.0) == near(BASE, seed=0)
 
 
 def test_evaluation_takes_no_more_rows_than_a_smaller_micro_batch() -> None:
     base = BASE.replace(batch_size=8, gradient_accumulation=1, eval_batch_size=8)
-    assert all(config.eval_batch_size <= config.batch_size for config in candidates(base, seed=0, foretell=foretold, allowed_gb=0.5))
-    assert {config.eval_batch_size for config in candidates(base, seed=0, fixed={"eval_batch_size"})} == {8}
+    assert all(config.eval_batch_size <= config.batch_size for config in near(base, seed=0, foretell=foretold, allowed_gb=0.5))
+    assert {config.eval_batch_size for config in near(base, seed=0, fixed={"eval_batch_size"})} == {8}
 
 
 # -- scores ------------------------------------------------------------------------------------------------------------
