@@ -4,10 +4,13 @@
 
 For 4, 8, 16, 24 and 48 GB: a random base of about 1.2 B parameters (no hub is asked), the guide's row for that card, a real
 limit on the allocator, and the ladder walked as far as it takes. Then a micro-batch that cannot fit 4 GB, which must be
-survived, and the same losses with and without a batch rung. Ends with exit 1 where a check failed, and 3 without a GPU.
+survived, and the same losses with and without a batch rung. Then the guide's rows without a limit, on bases of random weights in
+the shapes of Qwen2.5 1.5B and 7B: what memory was predicted and measured, and how much of the card is left. Ends with exit 1
+where a check failed, and 3 without a GPU.
 """
 
 import json
+import os
 import sys
 import tempfile
 import time
@@ -16,43 +19,31 @@ from pathlib import Path
 from typing import Any
 
 from machine import machine
+from random_base import make_run, random_base
 
-from gswa import attempt, hardware
-from gswa.basemodel import BUILTIN_FOLDER
-from gswa.config import Layer, RunRequest, resolve
+from gswa import attempt, chunking, hardware
+from gswa.calibration import measurements
 from gswa.errors import GswaError, OutOfMemory
-from gswa.files import write_lines
+from gswa.forecast import for_run
+from gswa.models import model_named
+from gswa.planning import dry_run
 from gswa.profiles import number_format, row_for
-from gswa.records import Example, Message
 from gswa.rundir import RunDir
+from gswa.workspace import Workspace
 
 CARDS_GB = (4, 8, 16, 24, 48)
-SHAPE = {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 24, "num_attention_heads": 16, "num_key_value_heads": 8}
-
-
-def random_base(folder: Path, **shape: int) -> Path:
-    """A Llama of random weights with the built-in tokenizer, in bf16."""
-    import torch
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
-
-    tokenizer = AutoTokenizer.from_pretrained(BUILTIN_FOLDER)
-    torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=4096, tie_word_embeddings=True, **shape)  # type: ignore[arg-type]
-    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-def make_run(folder: Path, base: Path, **settings: Any) -> RunDir:
-    run = RunDir.create(folder)
-    words = "the cell divides and we measured its growth under light in every culture. "
-    for split, count in (("train", 32), ("valid", 4), ("test", 4)):
-        texts = (words * (20 + n) for n in range(count))
-        chats = ((Message(role="user", content="Go on."), Message(role="assistant", content=text)) for text in texts)
-        write_lines(run.examples / f"{split}.jsonl", (Example(id=f"{split}{n}", messages=chat) for n, chat in enumerate(chats)))
-    given = {"model_id": str(base), "iters": 4, "evaluations": 1, "learning_rate": 2e-4, **settings}
-    run.write_config(RunRequest(), resolve(Layer("check", given)))
-    return run
+SHAPE = {
+    "model_type": "llama", "hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 24, "num_attention_heads": 16,
+    "num_key_value_heads": 8, "vocab_size": 1024, "tie_word_embeddings": True,
+}  # fmt: skip
+SHAPES = {
+    4: "Qwen/Qwen2.5-1.5B-Instruct",
+    8: "Qwen/Qwen2.5-1.5B-Instruct",
+    16: "Qwen/Qwen2.5-7B-Instruct",
+    24: "Qwen/Qwen2.5-7B-Instruct",
+    48: "Qwen/Qwen2.5-7B-Instruct",
+}
+UNCALIBRATED, TOO_LOW = 0.10, 0.03  # how far a prediction may be off, and a corrected one below
 
 
 def walk(run: RunDir) -> None:
@@ -101,6 +92,39 @@ def trained(run: RunDir) -> dict[str, Any]:
     }
 
 
+def predicted_and_measured(folder: Path, card_gb: int, common: dict[str, Any]) -> dict[str, Any]:
+    """The guide's row for such a card, without a limit, on a base of the shape that it is for; a dry run of two steps."""
+    model = model_named(SHAPES[card_gb])
+    assert model is not None
+    base = folder / model.model_id.replace("/", "-")
+    if not base.is_dir():
+        random_base(base, model.config)
+    row = row_for("cuda", card_gb)
+    settings = {"batch_size": row.batch_size, "max_seq_length": row.max_seq_length, "quantization": row.quantization}
+    run = make_run(folder, base, sentences=150, **common, **settings, gradient_checkpointing=True)
+    config = run.settled().config
+    chunking.chunks(run, config)
+    forecast = for_run(run, config)
+    assert forecast is not None  # of both shapes
+    dry_run(run, config, 2, 600.0)
+    measured = measurements(Workspace(), hardware.probe().compute_name)[-1]
+    peak = measured.baseline_gb + measured.measured_gb
+    error = forecast.prediction.peak_gb / peak - 1
+    corrected = forecast.peak_gb / peak - 1 if forecast.correction else None
+    return {
+        "ok": abs(error) <= UNCALIBRATED and (corrected is None or corrected >= -TOO_LOW),
+        "model": model.model_id,
+        "predicted_gb": round(forecast.prediction.peak_gb, 2),
+        "corrected_gb": round(forecast.peak_gb, 2) if forecast.correction else None,
+        "measured_gb": round(peak, 2),
+        "error": round(error, 3),
+        "error_corrected": None if corrected is None else round(corrected, 3),
+        "left_of_the_card_gb": round(card_gb - peak, 2),
+        "fits": peak <= card_gb,
+        "within_the_margin": peak <= config.margin * card_gb,
+    }
+
+
 def said(name: str, check: Callable[[], dict[str, Any]]) -> bool:
     began = time.monotonic()
     try:
@@ -119,10 +143,14 @@ def main() -> int:
     common = {"device": "cuda", "number_format": number_format(found)}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        base = random_base(folder / "base", **SHAPE)
+        os.environ["GSWA_HOME"] = scratch  # where the measurements are kept
+        base = random_base(folder / "base", SHAPE)
         checks = {f"card of {size} GB": (lambda size=size: card(base, folder, size, common)) for size in CARDS_GB if size < found.total_gb}
         checks["out of memory is survived"] = lambda: survives(base, folder, common)
         checks["a batch rung is exact"] = lambda: rung_is_exact(base, folder, common)
+        for size in SHAPES:
+            if size < found.total_gb:
+                checks[f"memory of the row of {size} GB"] = lambda size=size: predicted_and_measured(folder, size, common)
         return 0 if all([said(name, check) for name, check in checks.items()]) else 1
 
 

@@ -15,7 +15,7 @@ WORDS = "the cell divides and we measured its growth under light in every cultur
 
 
 def random_base(folder: Path, config: Mapping[str, Any], number_format: str = "bfloat16") -> Path:
-    """A model of this config.json with the built-in tokenizer, whatever its vocabulary's size is."""
+    """A model of this config.json with the built-in tokenizer, whatever its vocabulary's size is. Made on the GPU where there is one."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -24,7 +24,8 @@ def random_base(folder: Path, config: Mapping[str, Any], number_format: str = "b
         config["model_type"], max_position_embeddings=4096, bos_token_id=0, eos_token_id=2, pad_token_id=3, **settings
     )
     torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(full, dtype=getattr(torch, number_format)).save_pretrained(folder)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        AutoModelForCausalLM.from_config(full, dtype=getattr(torch, number_format)).save_pretrained(folder)
     AutoTokenizer.from_pretrained(BUILTIN_FOLDER).save_pretrained(folder)
     return folder
 

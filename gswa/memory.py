@@ -134,7 +134,8 @@ class Rows(NamedTuple):
 def predict(shape: Shape, config: RunConfig, rows: Rows | None = None, baseline_gb: float | None = None) -> Prediction:
     """The peaks for these settings. Without `rows` every row is as long as `max_seq_length` allows and all loss."""
     rows = rows or Rows(config.max_seq_length, config.max_seq_length)
-    rows = rows._replace(train=min(rows.train, config.max_seq_length), evaluate=min(rows.evaluate, config.max_seq_length))
+    train, evaluate = (max(1, min(tokens, config.max_seq_length)) for tokens in (rows.train, rows.evaluate))
+    rows = rows._replace(train=train, evaluate=evaluate)
     baseline = BASELINE_GB[config.device] if baseline_gb is None else baseline_gb
     adapter = adapter_parameters(shape, config)
     weights = base_bytes(shape, config) + ADAPTER * adapter + (NUMBER[config.number_format] * adapter if _halved(config) else 0)
