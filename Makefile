@@ -49,9 +49,11 @@ finetune-all-safe: ready ## From the corpus to the adapters with MLX, memory-saf
 	@$(GSWA) train --backend mlx --preprocess --memory-safe -y
 
 ##@ Data
-.PHONY: parse-corpus prepare-training analyze-data preprocess-data
+.PHONY: parse-corpus generate-pairs prepare-training analyze-data preprocess-data
 parse-corpus: ready ## Read the papers in data/corpus/raw
 	@$(GSWA) parse
+generate-pairs: ready ## Write plain versions of passages, to train rewriting from
+	@$(GSWA) pairs
 prepare-training: ready ## Make training examples of the parsed papers
 	@$(GSWA) prepare
 analyze-data: ready ## Count tokens in data/training, changing nothing

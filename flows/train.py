@@ -8,6 +8,7 @@ Each line of `finetune` is a task in tasks/, and each task calls one plain funct
     step            task              what it does                                       function
     create_run      tasks/data.py     a folder runs/<time>, or the one to resume         gswa/intake.py
     parse           flows/corpus.py   PDF, DOCX, TXT → paragraphs under headings         gswa/corpus/
+    pairs           tasks/data.py     passages → plain versions, to rewrite from         gswa/pairs.py
     prepare         tasks/data.py     documents → chat examples, split by document       gswa/examples.py
     probe           tasks/settings.py GPU, CPU, memory, disk                             gswa/hardware.py
     choose_plan     tasks/settings.py dry runs of candidates, when asked for             gswa/planner.py
@@ -25,7 +26,7 @@ from flows.corpus import parse
 from flows.local import run_here
 from gswa.config import RunRequest
 from gswa.records import RunSummary
-from tasks.data import create_run, prepare, preprocess
+from tasks.data import create_run, pairs, prepare, preprocess
 from tasks.results import evaluate, export, report
 from tasks.settings import choose_plan, probe, settle_config
 from tasks.train import train
@@ -37,6 +38,7 @@ def finetune(request: RunRequest = RunRequest()) -> RunSummary:  # noqa: B008  (
     run = create_run(request)
     with run.open():  # one process at a time; afterwards completed, failed or interrupted, whatever happens inside
         corpus = parse(run)
+        pairs(run, corpus)
         prepare(run, corpus)
         hardware = probe(run)
         plan = choose_plan(run, hardware)

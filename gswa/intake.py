@@ -2,26 +2,31 @@
 
 import logging
 import shutil
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from gswa import examples, settle
+from gswa import examples, hardware, settle
 from gswa.chunking import data_digests
-from gswa.config import RunConfig, RunRequest
+from gswa.config import RunConfig, RunRequest, Settings
 from gswa.corpus import index
 from gswa.corpus.files import find_files
 from gswa.corpus.index import Corpus, ParsePlan, check_corpus, read_documents
 from gswa.corpus.report import Row
 from gswa.disk import check_writable
 from gswa.errors import ConfigError, DataError
+from gswa.examples import PrepareReport
 from gswa.files import write_json, write_lines
 from gswa.formats import read_examples
-from gswa.recipe import read_recipe
+from gswa.pairs import PairsReport, make_pairs, plain_sides, survey, write_pairs
+from gswa.recipe import Recipe, read_recipe
 from gswa.records import SPLITS
 from gswa.rundir import RunDir
 from gswa.workspace import Workspace
+from gswa.writers import BaseWriter, ServerWriter, Writer
 
 log = logging.getLogger("gswa")
+PLAIN_EPOCHS = 3.0  # that a run's steps are taken for, where it counts steps in place of epochs
 
 
 def check(request: RunRequest) -> None:
@@ -109,10 +114,47 @@ def parse(run: RunDir) -> Corpus | None:
     return finish_parse(todo, index.read_batch(todo.jobs, todo.parsed, on_progress=index.logged_progress())) if todo else None
 
 
+def parse_command(folder: Path | None, parser: str, every: float) -> Corpus:
+    """Without a run; how far it is, `every` so many seconds."""
+    workspace = Workspace()
+    return index.parse_corpus(folder or papers(workspace), workspace.parsed, parser, index.logged_progress(every))
+
+
 def outcome(corpus: Corpus) -> str:
     """'7 of 8 files read, 1 set aside (each with its reason in …/report.md)'."""
     aside = f", {corpus.set_aside} set aside (each with its reason in {corpus.folder / 'report.md'})" if corpus.set_aside else ""
     return f"{corpus.documents} of {corpus.files} files read{aside}"
+
+
+def pairs(run: RunDir, corpus: Corpus | None) -> None:
+    """Plain versions of the passages that are to be rewritten, into data/pairs; what is there already is kept."""
+    if corpus is None or run.examples.is_dir():
+        return
+    request, workspace = request_of(run), Workspace()
+    recipe = read_recipe(workspace.recipe)
+    found = survey(read_documents(corpus.folder), recipe, seed_of(request))
+    if not found.passages:
+        return
+    config = settle.settle(request, hardware.probe(settle.memory_limit_gb(request))).config
+    made = make_pairs(found, workspace.pairs, _writer(run, config, recipe), recipe, config.epochs or PLAIN_EPOCHS)
+    run.update(pairs=made.model_dump())
+    log.log(logging.INFO if made.ready == made.wanted else logging.WARNING, "%s", made.in_words())
+
+
+def pairs_command(model_id: str | None) -> PairsReport:
+    """All of them, whatever it takes, for the corpus as it was parsed last. Gives what came of it."""
+    workspace = Workspace()
+    recipe = read_recipe(workspace.recipe)
+    request = RunRequest(settings=Settings(model_id=model_id))
+    found = survey(read_documents(workspace.parsed), recipe, seed_of(request))
+    config = settle.settle(request, hardware.probe(None)).config
+    workspace.pairs.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=workspace.pairs) as folder:
+        return write_pairs(found.passages, workspace.pairs, _writer(RunDir.create(Path(folder)), config, recipe))
+
+
+def _writer(run: RunDir, config: RunConfig, recipe: Recipe) -> Writer:
+    return ServerWriter(recipe.pairs.url, recipe.pairs.model) if recipe.pairs.url else BaseWriter(run, config)
 
 
 def prepare(run: RunDir, corpus: Corpus | None) -> None:
@@ -122,8 +164,7 @@ def prepare(run: RunDir, corpus: Corpus | None) -> None:
     request = request_of(run)
     workspace = Workspace()
     if corpus is not None:
-        recipe = read_recipe(workspace.recipe)
-        made = examples.prepare(read_documents(corpus.folder), workspace.training, seed_of(request), recipe)
+        made = write_examples(workspace, seed_of(request))
         run.update(corpus_fingerprint=corpus.fingerprint, data=made.model_dump())
     source = workspace.training if request.data is None else request.data
     unfinished = run.examples.with_name("examples.new")
@@ -134,6 +175,13 @@ def prepare(run: RunDir, corpus: Corpus | None) -> None:
         write_lines(unfinished / file.name, given)
     run.update(data_files=data_digests(source))
     unfinished.rename(run.examples)
+
+
+def write_examples(workspace: Workspace, seed: int) -> PrepareReport:
+    """The papers as they were parsed last, and the plain versions that there are, to data/training."""
+    recipe = read_recipe(workspace.recipe)
+    plain = {} if recipe.pairs.make == "never" else plain_sides(workspace.pairs)
+    return examples.prepare(read_documents(workspace.parsed), workspace.training, seed, recipe, plain)
 
 
 def seed_of(request: RunRequest) -> int:

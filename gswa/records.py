@@ -123,12 +123,13 @@ class LengthStats(Record):
 
 
 class TrainJob(Record):
-    """All that a child needs to train, to dry-run or to evaluate; crosses to it as JSON.
+    """All that a child needs to train, to dry-run, to evaluate or to generate; crosses to it as JSON.
 
-    `data` holds train.jsonl, valid.jsonl, test.jsonl of chunks. `max_steps` ends a dry run early (None: to the end).
+    `data` holds train.jsonl, valid.jsonl, test.jsonl of chunks, or prompts.jsonl to answer. `max_steps` ends a dry run early
+    (None: to the end).
     """
 
-    action: Literal["train", "dry_run", "evaluate"] = "train"
+    action: Literal["train", "dry_run", "evaluate", "generate"] = "train"
     run: Path
     model: str = Field(description="folder of the base model, or its hub id")
     data: Path
@@ -136,6 +137,22 @@ class TrainJob(Record):
     attempt: int = 1
     max_steps: int | None = None
     samples: int = 3
+
+
+class Prompt(Record):
+    """A chat that waits for an answer of at most `max_new_tokens`."""
+
+    id: str
+    messages: tuple[Message, ...]
+    max_new_tokens: int
+
+
+class Answer(Record):
+    """What a model wrote for a prompt; `tokens` counts it."""
+
+    id: str
+    text: str
+    tokens: int
 
 
 class StepMetrics(Record):

@@ -65,27 +65,29 @@ def parse(
 ) -> None:
     """Read the papers: PDF, DOCX, TXT and Markdown to paragraphs under headings."""
     from gswa import intake
-    from gswa.corpus.index import logged_progress, parse_corpus
-    from gswa.workspace import Workspace
 
-    workspace = Workspace()
-    progress = logged_progress(every=0.5 if console.is_terminal else 5.0)
-    corpus = parse_corpus(input or intake.papers(workspace), workspace.parsed, parser, progress)
-    for line in (intake.outcome(corpus), f"written to {corpus.folder}"):
-        console.print(line, markup=False)
+    corpus = intake.parse_command(input, parser, every=0.5 if console.is_terminal else 5.0)
+    console.print(f"{intake.outcome(corpus)}\nwritten to {corpus.folder}", markup=False)
+
+
+@app.command()
+def pairs(model: Model = None, debug: Debug = False) -> None:
+    """Write plain versions of passages, to train rewriting from: with the base model, or the server of configs/examples.yaml."""
+    from gswa import intake
+
+    made = intake.pairs_command(model)
+    _table(["", ""], rows_of(made.model_dump()))
+    console.print(made.in_words(), markup=False)
 
 
 @app.command()
 def prepare(seed: Annotated[int, typer.Option("--seed", help="Seed of the split.")] = 42, debug: Debug = False) -> None:
     """Turn the parsed papers into chat examples, split by document."""
-    from gswa import examples
-    from gswa.corpus.index import read_documents
-    from gswa.recipe import read_recipe
+    from gswa import intake
     from gswa.workspace import Workspace
 
     workspace = Workspace()
-    made = examples.prepare(read_documents(workspace.parsed), workspace.training, seed, read_recipe(workspace.recipe))
-    _table(["", ""], rows_of(made.model_dump()))
+    _table(["", ""], rows_of(intake.write_examples(workspace, seed).model_dump()))
     console.print(f"written to {workspace.training}", markup=False)
 
 

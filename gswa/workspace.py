@@ -45,6 +45,11 @@ class Workspace:
         return self.root / "configs" / "examples.yaml"
 
     @property
+    def pairs(self) -> Path:
+        """Plain versions of passages, by who wrote them."""
+        return self.root / "data" / "pairs"
+
+    @property
     def training(self) -> Path:
         return self.root / "data" / "training"
 

@@ -35,6 +35,12 @@ def publish_corpus(corpus: Corpus) -> None:
 
 
 @task
+def pairs(run: RunDir, corpus: Corpus | None) -> None:
+    """Plain versions of passages, by the base itself or a local server, to rewrite from."""
+    intake.pairs(run, corpus)
+
+
+@task
 def prepare(run: RunDir, corpus: Corpus | None) -> None:
     """Documents to chat examples, split by document."""
     intake.prepare(run, corpus)

@@ -18,7 +18,7 @@ from gswa.cursor import write_order
 from gswa.dataset import Tokenizer, render
 from gswa.errors import ConfigError, GswaError, Interrupted, OutOfMemory, TrainingError
 from gswa.files import write_lines
-from gswa.records import Chunk, Message, TrainJob
+from gswa.records import Answer, Chunk, Message, Prompt, TrainJob
 from gswa.rundir import RunDir
 
 pytestmark = pytest.mark.backend
@@ -228,3 +228,21 @@ def child_of_this_process() -> int:
         child.pid for server in psutil.Process().children() if "gswa.backends.preload" in server.cmdline() for child in server.children()
     ]
     return pid
+
+
+# -- generate --------------------------------------------------------------------------------------------------------------
+def test_answers_come_in_order_and_do_not_depend_on_how_many_are_written_at_a_time(make_job, tmp_path):
+    asked = [Prompt(id=str(n), messages=(Message(role="user", content=" ".join(WORDS[: 2 + 3 * n])),), max_new_tokens=12) for n in range(4)]
+    write_lines(tmp_path / "prompts.jsonl", asked)
+    written = []
+    for size in (1, 3):
+        answers: list[Answer] = []
+
+        def listen(message, into=answers):
+            into.extend(Answer.model_validate(answer) for answer in message.get("answers", ()))
+
+        run_child(make_job(action="generate", eval_batch_size=size).model_copy(update={"data": tmp_path}), listen)
+        assert [answer.id for answer in answers] == ["0", "1", "2", "3"]
+        written.append([answer.text for answer in answers])
+    assert written[0] == written[1]
+    assert all(written[0])

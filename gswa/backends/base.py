@@ -1,12 +1,13 @@
 """What a backend must do. Only `load_backend` knows which packages there are, and imports one when it is asked for."""
 
+from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 from gswa.errors import ConfigError, Phase
-from gswa.records import EvalMetrics, Evaluation, StepMetrics, TrainJob
+from gswa.records import Answer, EvalMetrics, Evaluation, StepMetrics, TrainJob
 
 
 class Report(Protocol):
@@ -16,6 +17,10 @@ class Report(Protocol):
     def total_steps(self, steps: int) -> None: ...
     def step(self, metrics: StepMetrics) -> None: ...
     def evaluation(self, metrics: EvalMetrics) -> None: ...
+    def answers(self, answers: Sequence[Answer], seconds: float, forward_tokens_per_sec: float) -> None:
+        """Answers to some prompts, written together in so many seconds; the speed is that of a forward pass over prompts."""
+        ...
+
     def stop_requested(self) -> bool:
         """True once SIGTERM came: save a checkpoint after this step and return."""
         ...
@@ -28,6 +33,10 @@ class Backend(Protocol):
 
     def evaluate(self, job: TrainJob, report: Report) -> Evaluation:
         """Losses and samples of what lies in adapters/, read back from there."""
+        ...
+
+    def generate(self, job: TrainJob, report: Report) -> dict[str, Any]:
+        """Answers of the base, without an adapter, to the prompts of `job.data`, `eval_batch_size` at a time."""
         ...
 
 

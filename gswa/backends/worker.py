@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from gswa.backends.base import load_backend
 from gswa.backends.oom import is_oom
 from gswa.errors import ConfigError, GswaError, Interrupted, Phase
 from gswa.files import write_json
-from gswa.records import EvalMetrics, StepMetrics, TrainJob
+from gswa.records import Answer, EvalMetrics, StepMetrics, TrainJob
 from gswa.rundir import RunDir
 
 EXIT_OOM = 42
@@ -59,6 +59,10 @@ class Messages:
         self.run.append_eval(metrics)
         self._saw_peak(metrics.peak_memory_gb)
         self.send(evaluation=metrics.model_dump())
+
+    def answers(self, answers: Sequence[Answer], seconds: float, forward_tokens_per_sec: float) -> None:
+        written = [answer.model_dump() for answer in answers]
+        self.send(answers=written, seconds=seconds, forward_tokens_per_sec=forward_tokens_per_sec)
 
     def stop_requested(self) -> bool:
         return self._stop.is_set()
@@ -103,7 +107,7 @@ def _act(job: TrainJob, report: Messages) -> dict[str, Any]:
     if job.action == "evaluate":
         write_json(RunDir(job.run).evaluation_file, backend.evaluate(job, report).model_dump())
         return {}
-    return backend.train(job, report)
+    return backend.generate(job, report) if job.action == "generate" else backend.train(job, report)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from gswa.backends.base import Report
 from gswa.backends.checkpoint import last_sealed
 from gswa.backends.torch.data import Chunks, pad_token
 from gswa.backends.torch.evaluate import answer, held_out_loss
+from gswa.backends.torch.generate import write_answers
 from gswa.backends.torch.loss import use_chunked_loss
 from gswa.backends.torch.memory import job_peak_gb, limit_memory, now_gb
 from gswa.backends.torch.model import add_adapter, load_adapter, load_base
@@ -70,6 +71,15 @@ class TorchBackend:
             before = held_out_loss(model, data, job.config, pad)
         samples = tuple(_sample(model, tokenizer, chunk, job) for chunk in _prompts(job))
         return Evaluation(test_loss_before=before.mean, test_loss_after=after.mean, test_tokens=after.tokens, samples=samples)
+
+    def generate(self, job: TrainJob, report: Report) -> dict[str, Any]:
+        report.phase("load")
+        limit_memory(job.config)
+        tokenizer = load_tokenizer(job.model)
+        base = load_base(job.model, job.config)
+        report.phase("evaluate")
+        write_answers(base, tokenizer, job, report)
+        return {}
 
 
 def _memory(job: TrainJob, baseline: float) -> dict[str, float]:
