@@ -165,7 +165,9 @@ def prepare(run: RunDir, corpus: Corpus | None) -> None:
     workspace = Workspace()
     if corpus is not None:
         made = write_examples(workspace, seed_of(request))
-        run.update(corpus_fingerprint=corpus.fingerprint, data=made.model_dump())
+        said = run.metadata().get("pairs")
+        rewriting = {"rewriting": PairsReport.model_validate(said).in_words()} if said else {}
+        run.update(corpus_fingerprint=corpus.fingerprint, data=made.model_dump() | rewriting)
     source = workspace.training if request.data is None else request.data
     unfinished = run.examples.with_name("examples.new")
     shutil.rmtree(unfinished, ignore_errors=True)

@@ -1,6 +1,7 @@
 """The order of the steps: which chunks each optimizer step of a run sees, the same for every backend and batch size."""
 
 import random
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -23,17 +24,31 @@ class Turn(NamedTuple):
 
 
 def shown_in_epoch(weights: Mapping[str, float], epoch: int, epochs: float | None, seed: int) -> list[tuple[str, int]]:
-    """(example, copy) that an epoch shows, in no order: an example of weight 2.5 is there 3 times, then 2, then 3 …
+    """(example, copy) that an epoch shows, in no order: of weight 2.5 half of the examples are there 3 times, half 2, then the other way.
 
     Of a last, partial epoch the same examples whatever length they are split to. `epochs` None: there is no last one.
     """
-    counts = {name: int(weight * (epoch + 1) + 0.5) - int(weight * epoch + 0.5) for name, weight in weights.items()}
+    phases = _phases(weights, seed)
+    counts = {name: int(weight * (epoch + 1) + phases[name]) - int(weight * epoch + phases[name]) for name, weight in weights.items()}
     shown = [(name, copy) for name, count in counts.items() for copy in range(count)]
     share = 1.0 if epochs is None else min(1.0, epochs - epoch)
     if share < 1:
         random.Random(f"{seed}:{epoch}:share").shuffle(shown)
         return shown[: max(1, round(len(shown) * share))]
     return shown
+
+
+def _phases(weights: Mapping[str, float], seed: int) -> dict[str, float]:
+    """Evenly spaced over the examples of one weight, so that each epoch shows them n × weight times, rounded once for all of them
+    (Hermite's identity: the sum of floor(x + i/n) over i is floor(nx))."""
+    alike: dict[float, list[str]] = defaultdict(list)
+    for name in sorted(weights):
+        alike[weights[name]].append(name)
+    phases = {}
+    for weight, names in alike.items():
+        random.Random(f"{seed}:{weight}:phases").shuffle(names)
+        phases.update({name: (rank + 0.5) / len(names) for rank, name in enumerate(names)})
+    return phases
 
 
 def plan_steps(

@@ -22,7 +22,21 @@ from gswa.console import afterwards, table
 from gswa.rundir import RunDir
 from gswa.train import app, main
 
-COMMANDS = ("info", "parse", "prepare", "preprocess", "plan", "train", "resume", "visualize", "list", "evaluate", "export", "fetch")
+COMMANDS = (
+    "info",
+    "parse",
+    "pairs",
+    "prepare",
+    "preprocess",
+    "plan",
+    "train",
+    "resume",
+    "visualize",
+    "list",
+    "evaluate",
+    "export",
+    "fetch",
+)
 HEAVY = ("torch", "transformers", "peft", "prefect", "matplotlib")
 BUILTIN = ("--model", "gswa-tiny")  # so that no machine's profile asks the hub
 

@@ -182,5 +182,15 @@ def test_a_real_paper_gives_back_its_paragraphs() -> None:
     assert len(read - set(wanted)) <= 0.1 * len(wanted)
 
 
+@pytest.mark.parametrize("layout", ["ieee", "manuscript-blocks", "one-size", "wiley"])
+def test_the_layouts_of_other_publishers_give_back_the_paragraphs_too(layout: str) -> None:
+    truth = json.loads((DATA / "pone.0046041.truth.json").read_text(encoding="utf-8"))["blocks"]
+    wanted = [letters(block["text"]) for block in truth if block["kind"] == "p"][:12]
+    read = {letters(text) for text in texts(DATA / "layouts" / f"{layout}.pdf")}
+    found = sum(any(text == part or text + "1" == part for part in read) for text in wanted)  # a footnote's mark may stand at the end
+    assert found >= 11
+    assert len(read) <= 14
+
+
 def letters(text: str) -> str:
     return re.sub(r"[\W_]+", "", text.lower())

@@ -60,7 +60,9 @@ def test_the_flow_ends_with_a_summary_a_report_and_a_row_per_file(home):
     assert summary.test_loss_after is not None
     assert "data:image/png;base64," in artifact("report")
     assert "growth.docx" in artifact("corpus")
-    assert RunDir(Path(summary.path)).metadata()["flow_run_id"]
+    metadata = RunDir(Path(summary.path)).metadata()
+    assert metadata["flow_run_id"]
+    assert metadata["data"]["rewriting"].startswith("rewriting, which is what the writing page does, is untrained: the built-in base")
 
 
 @pytest.mark.parametrize("runner", ["threads", "processes", "dask"])

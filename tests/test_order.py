@@ -34,6 +34,17 @@ def test_a_weight_is_kept_exactly_over_the_epochs():
     assert [sum(name == wanted for epoch in shown for name, _ in epoch) for wanted in "abc"] == [25, 10, 2]
 
 
+@given(count=st.integers(1, 60), weight=st.floats(0.1, 5), seed=st.integers(0, 9))
+def test_a_weight_is_kept_exactly_within_each_epoch(count, weight, seed):
+    names = {str(n): weight for n in range(count)}
+    shown = [len(shown_in_epoch(names, epoch, 4, seed)) for epoch in range(4)]
+    assert all(abs(sum(shown[: epoch + 1]) - weight * count * (epoch + 1)) <= 0.5 + 1e-6 for epoch in range(4))
+
+
+def test_of_a_thousand_examples_of_weight_two_and_a_half_an_epoch_shows_2500():
+    assert [len(shown_in_epoch({str(n): 2.5 for n in range(1000)}, epoch, 3, seed=0)) for epoch in range(3)] == [2500] * 3
+
+
 def test_a_partial_epoch_shows_its_share():
     assert len(shown_in_epoch({str(n): 1.0 for n in range(100)}, 1, 1.25, seed=0)) == 25
 

@@ -16,8 +16,16 @@ def reading_order(lines: list[Line]) -> list[Line]:
 
 def _interleaved(lines: list[Line]) -> bool:
     """Neighbours that share no x: one to three on a page in order, most of them when columns are written row by row."""
-    jumps = sum(overlap_x(a, b) <= 0 for a, b in pairwise(lines))
+    jumps = sum(overlap_x(a, b) <= 0 and not _is_stretched(lines, at) for at, (a, b) in enumerate(pairwise(lines)))
     return len(lines) >= 12 and jumps > max(5, 0.22 * len(lines))
+
+
+def _is_stretched(lines: list[Line], at: int) -> bool:
+    """Two parts of one line of text with a wide space between them: a line before or after it runs over the gap."""
+    left, right = lines[at], lines[at + 1]
+    near = (*lines[max(0, at - 2) : at], *lines[at + 2 : at + 4])
+    over = any(line.x0 < left.x1 and line.x1 > right.x0 and abs(line.size - left.size) < 0.1 * left.size for line in near)
+    return over and same_row(left, right)
 
 
 def _cut(lines: list[Line], depth: int) -> list[Line]:

@@ -83,12 +83,12 @@ def _runs_of_rows(lines: list[Line]) -> list[list[Line]]:
 
 
 def _stretch(rows: list[Line], line: Line) -> float:
-    """2 in a line of text that was stretched to the column's width: the line above it runs over the gap. Else 1."""
+    """3 in a line of text that was stretched to the column's width: the line above it runs over the gap. Else 1."""
     if len(rows) < 2:
         return 1
     above, last = rows[-2:]
     over = above.x0 < last.x1 and above.x1 > line.x0 and above.font == last.font and abs(above.size - last.size) < 0.1
-    return 2 if over and 0 < above.baseline - last.baseline < 1.6 * last.size else 1
+    return 3 if over and 0 < above.baseline - last.baseline < 1.6 * last.size else 1
 
 
 def _joined(a: Line, b: Line) -> Line:

@@ -111,9 +111,11 @@ def _begins_by_shape(last: Line, line: Line, before: Column, here: Column, wide_
     if line.x0 - here.left > 0.6 * line.size and line.x0 - last.x0 > 0.5 * line.size and not hangs:
         return True
     ended = ends_sentence(last.text)
-    if ended and (wide_step or BULLET.match(line.text) or is_caption(line.text)):
+    if (ended and (wide_step or BULLET.match(line.text))) or ((ended or wide_step) and is_caption(line.text)):
         return True
     spare = _spare_width(last, line, before)
+    if spare > 0 and last.text.isupper() and not line.text.isupper():
+        return True  # a heading in capitals
     if ended or BULLET.match(line.text):
         return spare > 0
     return line.text[:1].isupper() and spare > 0.25 * (before.right - before.left)

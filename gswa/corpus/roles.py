@@ -98,9 +98,11 @@ def _is_set_apart(piece: Piece, body: Body) -> bool:
 
 
 def _is_in_another_font(piece: Piece, body: Body) -> bool:
-    """A line in italics, or in a typeface that the text is not in; `_with_sure_headings` looks for the text below it."""
+    """A line in italics, in capitals, or in a typeface that the text is not in; `_with_sure_headings` looks for the text below it."""
     same_size = 0.9 * body.size < piece.size <= 1.08 * body.size
-    plain = not piece.lines[0].bold and piece.lines[0].font != body.font and not MONOSPACED.search(piece.lines[0].font)
+    other = piece.lines[0].font != body.font and not MONOSPACED.search(piece.lines[0].font)
+    capitals = piece.text.isupper() and sum(map(str.isalpha, piece.text)) > 3
+    plain = not piece.lines[0].bold and (other or capitals)
     return same_size and plain and len(piece.lines) <= 2 and len(piece.text.split()) <= 12 and _reads_as_heading(piece.text)
 
 
@@ -161,7 +163,9 @@ def _with_sure_headings(pieces: list[Piece], body: Body) -> list[Piece]:
 
 
 def _is_over_text(piece: Piece, below: Piece, body: Body) -> bool:
-    """At the left edge of a paragraph right below, set in the body's type."""
-    first = below.lines[0]
+    """At the left edge of a paragraph right below, or centred over it; the paragraph set in the body's type."""
+    first, own = below.lines[0], piece.lines[0]
     in_type = below.hint == "" and len(below.lines) > 1 and any(line.font == body.font for line in below.lines)
-    return in_type and _is_below(piece, below, 3.5) and abs(piece.lines[0].x0 - first.x0) < 2.5 * first.size
+    left, right = min(line.x0 for line in below.lines), max(line.x1 for line in below.lines)
+    at_edge, centred = abs(own.x0 - first.x0) < 2.5 * first.size, abs(own.x0 + own.x1 - left - right) < 2 * first.size
+    return in_type and _is_below(piece, below, 3.5) and (at_edge or centred)
