@@ -101,8 +101,8 @@ def _grouped(pieces: list[Piece], least: int, most: int) -> list[list[Piece]]:
         options, total = [], 0
         for start in range(end - 1, -1, -1):
             total += words[start]
-            if total > 2 * most and start < end - 1:
-                break
+            if start < end - 1 and (total > 2 * most or pieces[start].block == pieces[start + 1].block):
+                break  # parts of one paragraph stay apart: joined they would be two paragraphs
             options.append((best[start][0] + _cost(total, least, most), start))
         best.append(min(options))
     groups: list[list[Piece]] = []
