@@ -30,12 +30,13 @@ TERM = re.compile(r"[^\W\d_][\w-]{4,}")
 
 
 class Piece(NamedTuple):
-    """A paragraph by its block's place in the document, or characters `start` to `end` of a long one."""
+    """Characters `start` to `end` of a block of `length` characters, by its place in the document: all, or part of a long one."""
 
     block: int
     text: str
-    start: int = 0
-    end: int | None = None
+    start: int
+    end: int
+    length: int
 
 
 class Passage(NamedTuple):
@@ -49,6 +50,12 @@ class Passage(NamedTuple):
     @property
     def text(self) -> str:
         return "\n\n".join(piece.text for piece in self.pieces)
+
+    @property
+    def cut(self) -> tuple[int, int] | None:
+        """Where it starts in its first block and ends in its last one; None where these are whole."""
+        first, last = self.pieces[0], self.pieces[-1]
+        return (first.start, last.end) if first.start or last.end < last.length else None
 
     @property
     def blocks(self) -> tuple[int, ...]:
@@ -87,10 +94,8 @@ def _pieces(block: int, text: str, most: int) -> list[Piece]:
         later = [start for start in starts if start > (chosen[-1] if chosen else 0)]
         if later:
             chosen.append(min(later, key=lambda start: abs(start - number * len(text) / parts)))
-    if not chosen:
-        return [Piece(block, text.strip())]
     edges = [0, *chosen, len(text)]
-    return [Piece(block, text[start:end].strip(), start, end) for start, end in pairwise(edges)]
+    return [Piece(block, text[start:end].strip(), start, end, len(text)) for start, end in pairwise(edges)]
 
 
 def _grouped(pieces: list[Piece], least: int, most: int) -> list[list[Piece]]:
@@ -142,7 +147,7 @@ def _example(document: Document, passage: Passage, recipe: Recipe, seed: int, pl
     kind = kind_of(passage.text, recipe, seed)
     if kind == "rewrite" and not plain:
         kind = "continue"
-    cut = next(((passage.pieces[0].start, piece.end) for piece in passage.pieces[-1:] if piece.end is not None), None)
+    cut = passage.cut
     key = f"{document.source}:{document.sha256}:{passage.blocks}{cut or ''}:{kind}"
     identifier = hashlib.sha256(key.encode()).hexdigest()[:16]
     chance = share(f"{seed}:{identifier}")
