@@ -106,7 +106,11 @@ def read_order(folder: Path) -> Order | None:
     return Order.model_validate_json(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 
+def training_files(folder: Path) -> tuple[Path, Path]:
+    """train.jsonl, then rest.jsonl, as the indices of an order count their chunks."""
+    return folder / "train.jsonl", folder / REST_FILE
+
+
 def read_training_chunks(folder: Path) -> Iterator[Chunk]:
-    """train.jsonl, then rest.jsonl, as the indices of an order count them."""
-    for name in ("train.jsonl", REST_FILE):
-        yield from (Chunk.model_validate(line) for line in read_lines(folder / name))
+    for file in training_files(folder):
+        yield from (Chunk.model_validate(line) for line in read_lines(file))

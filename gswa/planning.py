@@ -19,6 +19,7 @@ from gswa.flops import tokens_per_second
 from gswa.forecast import Forecaster, forecaster, learn, rows_uncut
 from gswa.hardware import Hardware
 from gswa.memory import Rows
+from gswa.number_formats import with_formats
 from gswa.planner import Measured
 from gswa.records import Plan
 from gswa.rundir import RunDir
@@ -116,7 +117,7 @@ def _what_would_fit(plan: Plan, machine: Hardware) -> str:
 def plan_command(request: RunRequest, output: Path | None) -> tuple[Plan, Path]:
     """Plan without training: the papers are read and prepared, the dry runs live in a scratch folder. Gives plan and file."""
     workspace = Workspace()
-    machine = hardware.probe(settle.memory_limit_gb(request))
+    machine = with_formats(hardware.probe(settle.memory_limit_gb(request)), workspace)
     base = settle.settle(request, machine)
     file = output or workspace.plan
     if file.is_dir():

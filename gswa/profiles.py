@@ -40,6 +40,7 @@ BUILTIN_LEARNING_RATE = 5e-3
 ROW_SHARE = 0.9  # a 24 GB card reports 23.99 GB, an A40 of 48 reports 44.99
 SAFE_MARGIN = 0.7
 MINIMUM_RATE = 1e-4
+FASTER = 1.3  # times: so much faster a number format must be measured to be worth its rounding
 
 
 # -- which row ---------------------------------------------------------------------------------------------------------
@@ -76,12 +77,12 @@ def profile_for(hardware: Hardware, memory_safe: bool = False) -> Layer:
 def row_settings(hardware: Hardware, memory_safe: bool = False) -> tuple[str, dict[str, object]]:
     """Name and settings of this machine's row, or of the one below it; all but the model."""
     if hardware.device == "cpu":
-        return "profile cpu", _cpu_settings(memory_safe)
+        return "profile cpu", _cpu_settings(hardware, memory_safe)
     row = row_for(hardware.device, hardware.memory_gb)
     return f"profile {hardware.device} {row.memory_gb} GB", _device_settings(hardware, lower(hardware.device, row) if memory_safe else row)
 
 
-def _cpu_settings(memory_safe: bool) -> dict[str, object]:
+def _cpu_settings(hardware: Hardware, memory_safe: bool) -> dict[str, object]:
     batch_size = 2 if memory_safe else 4
     return {
         "backend": "torch",
@@ -89,7 +90,7 @@ def _cpu_settings(memory_safe: bool) -> dict[str, object]:
         "batch_size": batch_size,
         "eval_batch_size": 4,
         "max_seq_length": 1024,
-        "number_format": "fp32",
+        "number_format": number_format(hardware),
         "gradient_checkpointing": False,
     }
 
@@ -108,10 +109,20 @@ def _device_settings(hardware: Hardware, row: Profile) -> dict[str, object]:
 
 
 def number_format(hardware: Hardware) -> Literal["fp32", "bf16", "fp16"]:
-    """NVIDIA computes in bf16 from compute capability 8.0 on."""
-    if hardware.device == "cuda":
-        return "bf16" if hardware.gpus[0].compute_capability >= (8, 0) else "fp16"
-    return "bf16" if hardware.device == "metal" else "fp32"
+    """The format that was measured to be fast here; fp32 unless another one is clearly faster.
+
+    Before the measurement NVIDIA's compute capability is asked (bf16 from 8.0 on), and a CPU gets fp32. On a CPU fp16 is left
+    out: its gradients would need a scaler, and no CPU is faster in it than in bf16.
+    """
+    speeds = hardware.number_formats
+    if hardware.device == "metal":
+        return "bf16"
+    if not speeds:
+        return "fp32" if hardware.device == "cpu" else "bf16" if hardware.gpus[0].compute_capability >= (8, 0) else "fp16"
+    bf16, fp16 = speeds.get("bf16", 0.0), speeds.get("fp16", 0.0) if hardware.device == "cuda" else 0.0
+    if max(bf16, fp16) < FASTER * speeds["fp32"]:
+        return "fp32"
+    return "bf16" if FASTER * bf16 >= fp16 else "fp16"
 
 
 def model_layer(model_id: str) -> Layer:

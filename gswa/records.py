@@ -123,13 +123,13 @@ class LengthStats(Record):
 
 
 class TrainJob(Record):
-    """All that a child needs to train, to dry-run, to evaluate or to generate; crosses to it as JSON.
+    """All that a child needs to train, to dry-run, to evaluate, to generate or to measure number formats; crosses to it as JSON.
 
     `data` holds train.jsonl, valid.jsonl, test.jsonl of chunks, or prompts.jsonl to answer. `max_steps` ends a dry run early
     (None: to the end).
     """
 
-    action: Literal["train", "dry_run", "evaluate", "generate"] = "train"
+    action: Literal["train", "dry_run", "evaluate", "generate", "measure"] = "train"
     run: Path
     model: str = Field(description="folder of the base model, or its hub id")
     data: Path

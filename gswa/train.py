@@ -327,13 +327,16 @@ def _show_settings(request: RunRequest, ask: bool) -> None:
     What cannot succeed is refused here, before Prefect is started.
     """
     from gswa import hardware, intake, settle
+    from gswa.number_formats import with_formats
     from gswa.workspace import Workspace
 
-    settled = settle.settle(request, hardware.probe(settle.memory_limit_gb(request)))
+    machine = hardware.probe(settle.memory_limit_gb(request))
+    settled = settle.settle(request, machine)
     intake.check(request)
     settle.check_disk(settled.config, Workspace().runs)
     if not ask or not (sys.stdin.isatty() and console.is_terminal):
         return
+    settled = settle.settle(request, with_formats(machine, Workspace()))
     _table(["setting", "value", "from"], [[name, in_words(value), settled.origin[name]] for name, value in settled.config])
     if not typer.confirm("Start training?", default=True):
         console.print("not started")

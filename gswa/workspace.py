@@ -71,6 +71,11 @@ class Workspace:
         return self.root / ".gswa" / "dry_runs.jsonl"
 
     @property
+    def number_formats(self) -> Path:
+        """How fast this machine multiplies in each format, as measured."""
+        return self.root / ".gswa" / "number_formats.json"
+
+    @property
     def runs(self) -> Path:
         return self.root / "runs"
 

@@ -11,8 +11,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 run = Path(sys.argv[1])
 settled = json.loads((run / "config" / "run_config.json").read_text())["settled"]
 base = sys.argv[2] if len(sys.argv) > 2 else Path(__file__).parents[1] / "gswa" / "data" / settled["model_id"]
+dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[settled["number_format"]]
 tokenizer = AutoTokenizer.from_pretrained(base)
-model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), run / "adapters").eval()
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=dtype), run / "adapters").eval()
 
 
 def nats_per_token() -> float:

@@ -7,16 +7,18 @@ from gswa import hardware, intake, planner, planning, settle
 from gswa.config import RunConfig
 from gswa.files import write_json
 from gswa.hardware import Hardware
+from gswa.number_formats import with_formats
 from gswa.planner import Measured
 from gswa.records import Plan
 from gswa.rundir import RunDir
+from gswa.workspace import Workspace
 
 
 @task
 def probe(run: RunDir) -> Hardware:
     """What this machine is, into config/hardware_info.json."""
     request = intake.request_of(run)
-    found = hardware.probe(settle.memory_limit_gb(request))
+    found = with_formats(hardware.probe(settle.memory_limit_gb(request)), Workspace())
     write_json(run.hardware_file, found.model_dump(mode="json"))
     return found
 

@@ -6,7 +6,7 @@ from machines import apple, cpu, cuda
 from gswa.config import BUILTIN_MODEL, RunConfig, resolve
 from gswa.hardware import Hardware
 from gswa.models import APPLE_MODELS, GUIDE_MODELS
-from gswa.profiles import PROFILES, default_model, learning_rate_warning, model_layer, profile_for
+from gswa.profiles import PROFILES, default_model, learning_rate_warning, model_layer, number_format, profile_for
 
 # What the driver reports for the guide's example cards (MiB), and for what people rent.
 CARDS = [
@@ -136,3 +136,30 @@ def test_a_rate_too_small_for_the_adapter_warns() -> None:
 
 def test_an_unquantised_row_never_gets_a_model_that_needs_4_bits() -> None:
     assert default_model(cuda(143771)) == "Qwen/Qwen2.5-14B-Instruct"
+
+
+# -- number formats ----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("speeds", "expected"),
+    [
+        ({}, "fp32"),
+        ({"fp32": 90.0, "bf16": 4.0, "fp16": 5.0}, "fp32"),  # AVX2: a format that a processor merely knows is no gain
+        ({"fp32": 90.0, "bf16": 95.0, "fp16": 20.0}, "fp32"),
+        ({"fp32": 90.0, "bf16": 210.0, "fp16": 20.0}, "bf16"),
+        ({"fp32": 90.0, "bf16": 4.0, "fp16": 400.0}, "fp32"),  # fp16 would need a gradient scaler
+    ],
+)
+def test_a_cpu_computes_in_the_format_that_was_measured_to_be_fast(speeds, expected):
+    assert number_format(cpu(number_formats=speeds)) == expected
+
+
+@pytest.mark.parametrize(
+    ("speeds", "expected"),
+    [
+        ({"fp32": 8.0, "bf16": 4.0, "fp16": 25.0}, "fp16"),  # Turing emulates bf16
+        ({"fp32": 20.0, "bf16": 70.0, "fp16": 72.0}, "bf16"),
+        ({"fp32": 8.0, "fp16": 0.2}, "fp32"),  # Pascal
+    ],
+)
+def test_a_card_computes_in_the_format_that_was_measured_to_be_fast(speeds, expected):
+    assert number_format(cuda(24576, number_formats=speeds)) == expected

@@ -39,6 +39,10 @@ class Backend(Protocol):
         """Answers of the base, without an adapter, to the prompts of `job.data`, `eval_batch_size` at a time."""
         ...
 
+    def measure_number_formats(self, device: str) -> dict[str, float]:
+        """GFLOP/s of a matrix product in each number format that the device has."""
+        ...
+
 
 # What the preload server of a backend loads before it forks: all that a child would spend its first seconds on.
 PRELOAD = {"torch": ("gswa.backends.torch", "gswa.backends.worker", "peft", "transformers.models.llama.modeling_llama")}

@@ -107,6 +107,8 @@ def _act(job: TrainJob, report: Messages) -> dict[str, Any]:
     if job.action == "evaluate":
         write_json(RunDir(job.run).evaluation_file, backend.evaluate(job, report).model_dump())
         return {}
+    if job.action == "measure":
+        return dict(backend.measure_number_formats(job.config.device))
     return backend.generate(job, report) if job.action == "generate" else backend.train(job, report)
 
 

@@ -5,23 +5,21 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import set_seed
 
 from gswa.backends.base import Report
 from gswa.backends.checkpoint import last_sealed
 from gswa.backends.torch.data import Chunks, pad_token
 from gswa.backends.torch.evaluate import answer, held_out_loss
+from gswa.backends.torch.formats import measure
 from gswa.backends.torch.generate import write_answers
-from gswa.backends.torch.loss import use_chunked_loss
 from gswa.backends.torch.memory import job_peak_gb, limit_memory, now_gb
 from gswa.backends.torch.model import add_adapter, load_adapter, load_base
 from gswa.backends.torch.rehearsal import rehearse
 from gswa.backends.torch.trainer import GswaTrainer, Schedule, best_step
 from gswa.dataset import Tokenizer, load_tokenizer
 from gswa.errors import DataError, Interrupted
-from gswa.files import read_lines
-from gswa.order import read_order, read_training_chunks
+from gswa.order import read_order, training_files
 from gswa.records import HELD_OUT, Chunk, Evaluation, Sample, Split, TrainJob
 from gswa.rundir import RunDir
 
@@ -58,9 +56,7 @@ class TorchBackend:
         limit_memory(job.config)
         set_seed(job.config.seed)
         tokenizer = load_tokenizer(job.model)
-        base = load_base(job.model, job.config)
-        use_chunked_loss(base)
-        model = load_adapter(base, RunDir(job.run).adapters)
+        model = load_adapter(load_base(job.model, job.config), RunDir(job.run).adapters)
         data = _read(job, "test", tokenizer)
         pad = pad_token(tokenizer)
         report.phase("evaluate")
@@ -69,7 +65,7 @@ class TorchBackend:
         after = held_out_loss(model, data, job.config, pad)
         with model.disable_adapter():
             before = held_out_loss(model, data, job.config, pad)
-        samples = tuple(_sample(model, tokenizer, chunk, job) for chunk in _prompts(job))
+        samples = tuple(_sample(model, tokenizer, chunk) for chunk in _prompts(data, job))
         return Evaluation(test_loss_before=before.mean, test_loss_after=after.mean, test_tokens=after.tokens, samples=samples)
 
     def generate(self, job: TrainJob, report: Report) -> dict[str, Any]:
@@ -80,6 +76,9 @@ class TorchBackend:
         report.phase("evaluate")
         write_answers(base, tokenizer, job, report)
         return {}
+
+    def measure_number_formats(self, device: str) -> dict[str, float]:
+        return measure(device)
 
 
 def _memory(job: TrainJob, baseline: float) -> dict[str, float]:
@@ -92,10 +91,8 @@ def _trainer(job: TrainJob, report: Report) -> GswaTrainer:
     set_seed(config.seed)
     tokenizer = load_tokenizer(job.model)
     held_out: dict[Split, Chunks] = {split: _read(job, split, tokenizer) for split in HELD_OUT}
-    data: dict[Split, Chunks] = {"train": Chunks(read_training_chunks(job.data), tokenizer), **held_out}
-    base = load_base(job.model, config)
-    use_chunked_loss(base)
-    model = add_adapter(base, config)
+    data: dict[Split, Chunks] = {"train": Chunks(training_files(job.data), tokenizer), **held_out}
+    model = add_adapter(load_base(job.model, config), config)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return GswaTrainer(model, job, report, data, _schedule(job, data["train"]), tokenizer)
@@ -111,7 +108,7 @@ def _schedule(job: TrainJob, train: Chunks) -> Schedule:
 
 
 def _read(job: TrainJob, split: Split, tokenizer: Tokenizer) -> Chunks:
-    return Chunks((Chunk.model_validate(line) for line in read_lines(job.data / f"{split}.jsonl")), tokenizer)
+    return Chunks([job.data / f"{split}.jsonl"], tokenizer)
 
 
 def _choose(trainer: GswaTrainer, run: RunDir, step: int) -> None:
@@ -132,15 +129,14 @@ def _copy(source: Path, target: Path) -> None:
         temporary.replace(target / name)
 
 
-def _prompts(job: TrainJob) -> list[Chunk]:
+def _prompts(data: Chunks, job: TrainJob) -> list[Chunk]:
     """A few test chunks, the same ones for every run on the same data and seed."""
-    chunks = [Chunk.model_validate(line) for line in read_lines(job.data / "test.jsonl")]
-    return random.Random(job.config.seed).sample(chunks, min(job.samples, len(chunks)))
+    return [data.chunk(i) for i in random.Random(job.config.seed).sample(range(len(data)), min(job.samples, len(data)))]
 
 
-def _sample(model: Any, tokenizer: Tokenizer, chunk: Chunk, job: TrainJob) -> Sample:
+def _sample(model: Any, tokenizer: Tokenizer, chunk: Chunk) -> Sample:
     prompt = chunk.messages[:-1]
-    with torch.no_grad(), model.disable_adapter():
-        base = answer(model, tokenizer, prompt, job.config)
-    tuned = answer(model, tokenizer, prompt, job.config)
+    with model.disable_adapter():
+        base = answer(model, tokenizer, prompt)
+    tuned = answer(model, tokenizer, prompt)
     return Sample(prompt=prompt[-1].content, author=chunk.target, base=base, tuned=tuned)

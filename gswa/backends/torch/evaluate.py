@@ -18,37 +18,29 @@ class Loss(NamedTuple):
     tokens: int
 
 
-def autocast(config: RunConfig) -> Any:
-    """bf16 and fp16 runs compute in that format with fp32 adapters; fp32 runs as they are."""
-    formats = {"bf16": torch.bfloat16, "fp16": torch.float16}
-    return torch.autocast(config.device, dtype=formats.get(config.number_format), enabled=config.number_format in formats)
-
-
 @torch.no_grad()
 def held_out_loss(model: Any, data: Chunks, config: RunConfig, pad: int) -> Loss:
     training = model.training
     model.eval()
     total, tokens = 0.0, 0
-    with autocast(config):
-        for batch in eval_batches(data, config.eval_batch_size, pad, model.device):
-            total += float(model(**batch, num_items_in_batch=1).loss)
-            tokens += int((batch["labels"][:, 1:] != IGNORED).sum())
+    for batch in eval_batches(data, config, pad, model.device):
+        total += float(model(**batch, num_items_in_batch=1).loss)
+        tokens += int((batch["labels"][:, 1:] != IGNORED).sum())
     model.train(training)
     return Loss(total / max(tokens, 1), tokens)
 
 
 @torch.no_grad()
-def answer(model: Any, tokenizer: Tokenizer, messages: tuple[Message, ...], config: RunConfig, max_new_tokens: int = 200) -> str:
+def answer(model: Any, tokenizer: Tokenizer, messages: tuple[Message, ...], max_new_tokens: int = 200) -> str:
     """Greedy answer to a chat that ends with the user."""
     prompt = torch.tensor([render_prompt(tokenizer, messages)], device=model.device)
-    with autocast(config):
-        out = model.generate(
-            input_ids=prompt,
-            attention_mask=torch.ones_like(prompt),  # or generate() would mask the pad id where it occurs as text
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            repetition_penalty=1.1,
-            use_cache=True,
-            pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
-        )
+    out = model.generate(
+        input_ids=prompt,
+        attention_mask=torch.ones_like(prompt),  # or generate() would mask the pad id where it occurs as text
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        repetition_penalty=1.1,
+        use_cache=True,
+        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
+    )
     return str(tokenizer.decode(out[0, prompt.shape[1] :], skip_special_tokens=True)).strip()

@@ -7,7 +7,6 @@ import torch
 
 from gswa.backends.base import Report
 from gswa.backends.torch.data import pad_token
-from gswa.backends.torch.evaluate import autocast
 from gswa.dataset import Tokenizer, render_prompt
 from gswa.errors import Interrupted
 from gswa.files import read_lines
@@ -22,15 +21,14 @@ def write_answers(model: Any, tokenizer: Tokenizer, job: TrainJob, report: Repor
     prompts = [Prompt.model_validate(line) for line in read_lines(job.data / PROMPTS_FILE)]
     model.eval()
     speed = 0.0
-    with autocast(job.config):
-        for batch in _batches(prompts, job.config.eval_batch_size):
-            if report.stop_requested():
-                raise Interrupted("stopped by a signal; what was written is kept", exit_code=75)
-            inputs = _inputs(batch, tokenizer, model.device)
-            speed = speed or _forward_tokens_per_sec(model, inputs)
-            started = time.monotonic()
-            answers = _answers(model, tokenizer, batch, inputs)
-            report.answers(answers, time.monotonic() - started, speed)
+    for batch in _batches(prompts, job.config.eval_batch_size):
+        if report.stop_requested():
+            raise Interrupted("stopped by a signal; what was written is kept", exit_code=75)
+        inputs = _inputs(batch, tokenizer, model.device)
+        speed = speed or _forward_tokens_per_sec(model, inputs)
+        started = time.monotonic()
+        answers = _answers(model, tokenizer, batch, inputs)
+        report.answers(answers, time.monotonic() - started, speed)
 
 
 def _batches(prompts: list[Prompt], size: int) -> list[list[Prompt]]:

@@ -5,6 +5,10 @@ from typing import Any
 
 import torch
 
+from gswa.backends.torch.attention import register
+from gswa.backends.torch.blocks import use_lean_blocks
+from gswa.backends.torch.lora import use_lean_lora
+from gswa.backends.torch.loss import use_chunked_loss
 from gswa.backends.torch.quantised import keep, kept
 from gswa.config import RunConfig
 from gswa.errors import ConfigError
@@ -13,7 +17,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def load_base(model: str, config: RunConfig) -> Any:
-    """The frozen base on the run's device: NF4 with double quantisation where 4 bits are asked for.
+    """The frozen base on the run's device, in the run's number format: NF4 with double quantisation where 4 bits are asked for.
 
     Weights come from safetensors only, and no code of the model's folder is run.
     """
@@ -37,6 +41,10 @@ def load_base(model: str, config: RunConfig) -> Any:
     base.name_or_path = base.config._name_or_path = model  # what the adapter names as its base
     base.config.use_cache = False  # with a cache, packed rows leak into each other silently
     base.requires_grad_(False)
+    use_chunked_loss(base)
+    use_lean_blocks(base)
+    if config.device == "cpu" and base.config._attn_implementation == "sdpa":
+        base.set_attn_implementation(register())
     if quantization is not None:
         modules: list[Any] = list(base.modules())
         for module in modules:
@@ -74,7 +82,9 @@ def add_adapter(base: Any, config: RunConfig) -> Any:
         bias="none",
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(base, lora)
+    model = get_peft_model(base, lora)
+    use_lean_lora(model)
+    return model
 
 
 def _linear_names(base: Any) -> list[str]:
@@ -88,4 +98,6 @@ def load_adapter(base: Any, folder: Path) -> Any:
     """The base with a finished adapter, for reading only."""
     from peft import PeftModel
 
-    return PeftModel.from_pretrained(base, str(folder), is_trainable=False)
+    model = PeftModel.from_pretrained(base, str(folder), is_trainable=False)
+    use_lean_lora(model)
+    return model

@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from gswa.backends.torch.data import Chunks, collate
-from gswa.backends.torch.evaluate import autocast
+from gswa.backends.torch.data import Chunks, collate, width_multiple
 from gswa.backends.torch.trainer import GswaTrainer
 from gswa.records import HELD_OUT
 from gswa.rundir import RunDir
@@ -28,23 +27,24 @@ def rehearse(trainer: GswaTrainer) -> None:
 
 
 def _longest(trainer: GswaTrainer, data: Chunks, size: int) -> dict[str, torch.Tensor]:
-    rows = sorted(data.rows, key=lambda row: len(row.ids), reverse=True)[:size]
     model: Any = trainer.model
-    return {name: tensor.to(model.device) for name, tensor in collate(rows, trainer.pad).items()}
+    batch = collate(data.longest(size), trainer.pad, width_multiple(trainer.job.config))
+    del batch["tokens"]
+    return {name: tensor.to(model.device) for name, tensor in batch.items()}
 
 
 def _training_step(trainer: GswaTrainer) -> None:
-    """Forward and backward on the longest micro-batch, with room held for the optimizer's two moments."""
-    config = trainer.job.config
+    """Forward and backward on the longest micro-batch, with room held for the gradients of the one before it and for the
+    optimizer's two moments."""
     model: Any = trainer.model
     trainer.report.phase("train")
-    moments = [torch.zeros_like(p) for p in model.parameters() if p.requires_grad for _ in range(2)]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    held = [torch.zeros_like(p) for p in trained for _ in range(3)]
     model.train()
-    with autocast(config):
-        loss = model(**_longest(trainer, trainer.data["train"], config.batch_size), num_items_in_batch=1).loss
+    loss = model(**_longest(trainer, trainer.data["train"], trainer.job.config.batch_size), num_items_in_batch=1).loss
     loss.backward()
     model.zero_grad(set_to_none=True)
-    del moments
+    del held
 
 
 def _evaluation_step(trainer: GswaTrainer, data: Chunks) -> None:
@@ -53,7 +53,7 @@ def _evaluation_step(trainer: GswaTrainer, data: Chunks) -> None:
     model: Any = trainer.model
     trainer.report.phase("evaluate")
     model.eval()
-    with torch.no_grad(), autocast(trainer.job.config):
+    with torch.no_grad():
         model(**_longest(trainer, data, trainer.job.config.eval_batch_size), num_items_in_batch=1)
 
 

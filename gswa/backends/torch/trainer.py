@@ -4,6 +4,8 @@ import json
 import math
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,8 +40,7 @@ def arguments(job: TrainJob, steps: int) -> TrainingArguments:
         learning_rate=config.learning_rate,
         weight_decay=0.0,
         max_grad_norm=1.0,
-        bf16=config.number_format == "bf16",
-        fp16=config.number_format == "fp16",
+        fp16=config.number_format == "fp16",  # for its gradient scaler; bf16 needs none, and the weights are in it already
         use_cpu=config.device == "cpu",
         seed=config.seed,
         data_seed=config.seed,
@@ -93,12 +94,14 @@ class GswaTrainer(Trainer):
         self.job, self.report, self.data, self.schedule = job, report, data, schedule
         self.pad = pad_token(tokenizer)
         self.tokens = self.cells = 0  # of the step under way: non-padding tokens, and all places of its tensors
+        self._ahead = ThreadPoolExecutor(1, thread_name_prefix="data")
+        self._next: Future[Any] | None = None
         telemetry = Telemetry(self)
         super().__init__(model=model, args=arguments(job, len(schedule.steps)), train_dataset=data["train"], callbacks=[telemetry])
         self.remove_callback(PrinterCallback)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        return train_loader(self.data["train"], self.schedule.steps, self.job.config.batch_size, self.pad)
+        return train_loader(self.data["train"], self.schedule.steps, self.job.config, self.pad)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         if self.lr_scheduler is None:
@@ -111,9 +114,16 @@ class GswaTrainer(Trainer):
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
+        """A step's micro-batches; those of the next one are read and rendered meanwhile."""
+        fetch = partial(super().get_batch_samples, epoch_iterator, num_batches, device)
+        samples = self._next.result() if self._next else fetch()
+        self._next = self._ahead.submit(fetch)
+        return samples
+
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
-        self.tokens += int(inputs["attention_mask"].sum())
-        self.cells += inputs["attention_mask"].numel()
+        self.tokens += int(inputs.pop("tokens").sum())
+        self.cells += inputs["input_ids"].numel()
         return super().training_step(model, inputs, num_items_in_batch)
 
     def held_out(self, split: HeldOut) -> None:
