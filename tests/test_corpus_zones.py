@@ -36,6 +36,13 @@ def test_names_in_large_type_before_the_abstract_are_no_heading() -> None:
     ]
 
 
+def test_a_summary_at_the_end_is_no_abstract() -> None:
+    drafts = [Draft("Introduction", "heading"), Draft(PROSE[0]), Draft("Summary", "heading"), Draft(PROSE[1])]
+    assert kinds(Draft("Growth in soil", "title"), *drafts) == ["title", "heading", "paragraph", "heading", "paragraph"]
+    long = [Draft(" ".join(PROSE * 4))] * 4
+    assert kinds(Draft("Growth in soil", "title"), *long, *drafts[2:]).count("paragraph") == 5
+
+
 def test_an_abstract_in_small_print_that_nothing_names_is_text() -> None:
     abstract = Draft(" ".join(PROSE), "small")
     assert kinds(Draft("Growth in soil", "title"), abstract, Draft("Introduction", "heading"), Draft(PROSE[0]))[1] == "paragraph"

@@ -23,7 +23,7 @@ MIN_WORDS = 20  # of a paragraph that does not end as a sentence
 MIN_WORDS_OF_SENTENCE = 4
 MAX_FRONT_WORDS = 100  # of a block before the first sentence that is names, not text cut off
 MIN_ABSTRACT_WORDS = 60  # of an abstract in small print that no heading names
-MAX_FRONT_BLOCKS = 30  # among which an abstract's heading stands
+MAX_WORDS_OF_NAMES = 600  # of authors, their places and the publisher's notes before the abstract
 NAME_PARTICLES = frozenset(["and", "de", "da", "del", "della", "der", "den", "di", "dos", "du", "la", "le", "van", "von", "zu", "el", "al"])
 REFERENCE = re.compile(r"(?:\[\d{1,3}\]|\d{1,3}[.)])\s+(?=.{0,400}\b(?:1[89]|20)\d\d\b)\D")
 AFFILIATION = re.compile(
@@ -46,10 +46,10 @@ def type_blocks(drafts: Iterable[Draft]) -> tuple[Block, ...]:
     zone: BlockKind | None = None
     section, front = "", True
     prepared = _prepared(drafts)
-    abstract = next((at for at, draft in enumerate(prepared[:MAX_FRONT_BLOCKS]) if _is_abstract(draft)), 0)
+    names = _names_before_abstract(prepared)
     for at, draft in enumerate(prepared):
         kind = _kind(draft, zone, section, front)
-        if at < abstract and kind in ("heading", "paragraph"):
+        if at < names and kind in ("heading", "paragraph"):
             kind = "affiliation"  # whatever stands between the title and the abstract names authors and their places
         if kind == "heading":
             zone, section, front = zone_of(draft.text), draft.text, False
@@ -132,8 +132,16 @@ def _is_reference(text: str) -> bool:
     return REFERENCE.match(text) is not None and count_words(text) < 80
 
 
-def _is_abstract(draft: Draft) -> bool:
-    return draft.hint == "heading" and is_abstract(draft.text)
+def _names_before_abstract(drafts: list[Draft]) -> int:
+    """How many drafts stand before the abstract, where one comes first of all parts; 0 where the text begins otherwise."""
+    words = 0
+    for at, draft in enumerate(drafts):
+        if draft.hint == "heading" and is_known_heading(draft.text):
+            return at if is_abstract(draft.text) else 0
+        words += count_words(draft.text)
+        if words > MAX_WORDS_OF_NAMES:
+            return 0
+    return 0
 
 
 def _is_names(text: str) -> bool:
