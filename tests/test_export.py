@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from gswa.export import ExportReport, export, export_adapter
 from gswa.export.adapter import read_adapter
 from gswa.export.bases import ARCHITECTURES, Base, read_base
 from gswa.export.card import vllm_rank
-from gswa.export.chat import PROBES, recognise, without_generation_marks
+from gswa.export.chat import PROBES, Turn, recognise, starts_with_bos, without_generation_marks
 from gswa.export.gguf_writer import base_obstacle
 from gswa.export.replay import tokenize
 from gswa.export.tokens import SPLITTING_RULES, read_vocabulary, splitting_rule
@@ -190,6 +191,15 @@ def test_a_system_turn_that_the_template_adds_is_found() -> None:
 
 def test_a_template_that_only_looks_like_a_known_one_is_not_taken_for_it() -> None:
     assert recognise(lambda turns: "".join(f"<|im_start|>{role}\n{content.strip('.')}<|im_end|>\n" for role, content in turns), "") is None
+
+
+def test_a_beginning_that_is_a_turn_s_own_is_not_taken_from_it() -> None:
+    def chatml(turns: Sequence[Turn]) -> str:
+        return "".join(f"<|im_start|>{role}\n{content}<|im_end|>\n" for role, content in turns) + "<|im_start|>assistant\n"
+
+    assert not starts_with_bos(chatml, "<|im_start|>")
+    assert starts_with_bos(lambda turns: f"<s>{chatml(turns)}", "<s>")
+    assert not starts_with_bos(chatml, "<s>")
 
 
 def test_marks_for_trainers_leave_the_rendering_as_it_was() -> None:

@@ -12,7 +12,7 @@ from gswa.errors import GswaError
 from gswa.export.adapter import Adapter, read_adapter
 from gswa.export.bases import Base, BaseKind, read_base
 from gswa.export.card import model_card
-from gswa.export.chat import PROBES, Chat, Render, Turn, recognise, without_generation_marks
+from gswa.export.chat import Chat, Render, Turn, recognise, starts_with_bos, without_generation_marks
 from gswa.export.gguf_writer import base_obstacle, write_adapter, write_base
 from gswa.export.merged import write_merged
 from gswa.export.modelfile import Modelfile, holdable
@@ -126,8 +126,8 @@ def _beside_own_base(run: RunDir, adapter: Adapter, base: Base, to: Form, folder
         return Written([f"{base.name}: not written as {BASE_FILE}, since {obstacle}; name the same model in Ollama with --ollama-base"])
     tokenizer = load_tokenizer(base.folder)
     render, bos = _renderer(tokenizer), tokenizer.bos_token or ""
-    starts_with_bos = bool(bos) and render(PROBES[0]).startswith(bos)
-    write_base(base, folder / BASE_FILE, without_generation_marks(tokenizer.get_chat_template()), starts_with_bos)
+    bos = bos if starts_with_bos(render, bos) else ""
+    write_base(base, folder / BASE_FILE, without_generation_marks(tokenizer.get_chat_template()), bool(bos))
     if to == "gguf":
         return Written([])
     chat = recognise(render, bos)

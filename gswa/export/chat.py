@@ -44,8 +44,16 @@ class Chat(NamedTuple):
     default_system: str
 
 
+def starts_with_bos(render: Render, bos: str) -> bool:
+    """Whether the template puts the token that begins a text before the first turn; SmolLM2's is a turn's own beginning."""
+    return bool(bos) and render(PROBES[0]).startswith(bos) and recognise(render, "") is None
+
+
 def recognise(render: Render, bos: str) -> Chat | None:
-    """Compares renderings, never names. None where no form gives the same text as the base's own template."""
+    """Compares renderings, never names. None where no form gives the same text as the base's own template.
+
+    `bos` stands before the first turn where `starts_with_bos`, else it is empty.
+    """
     plain, full = (render(probe).removeprefix(bos) for probe in PROBES)
     for form in CHAT_FORMS:
         if full != form.render(PROBES[1]):
