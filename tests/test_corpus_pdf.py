@@ -81,6 +81,41 @@ def test_a_superscript_written_before_its_line_stays_where_it_stands(tmp_path: P
     assert "by others 12,13 that the yield" in " ".join(texts(write_pdf(tmp_path / "a.pdf", [page])))
 
 
+@pytest.mark.parametrize(("mark", "letter", "whole"), [("ˆ", "E", "Ê"), ("ˆ", "ı", "î")])
+def test_an_accent_drawn_after_its_line_goes_on_the_letter_below_it(tmp_path: Path, mark: str, letter: str, whole: str) -> None:
+    line = [Text(60, 600, f"{letter}tude is the name of the work in which the yield of all strains was found to be"), Text(59.8, 600, mark)]
+    page = [*column(PROSE), *line, Text(60, 588, "higher than that of any other strain that we had kept in soil.")]
+    assert texts(write_pdf(tmp_path / "a.pdf", [page]))[-1].startswith(f"{whole}tude is the name")
+
+
+def test_a_sum_that_hangs_from_its_baseline_stays_in_the_sentence(tmp_path: Path) -> None:
+    line = [
+        Text(60, 600, "It is known that the yield is"),
+        Text(192, 607.5, "P", face="X"),
+        Text(211, 600, "p of all of the strains, which"),
+    ]
+    page = [*column(PROSE), *line, Text(60, 588, "we had kept in soil for a year before we measured their growth.")]
+    assert "the yield is ∑ p of all of the strains, which we had kept" in " ".join(texts(write_pdf(tmp_path / "a.pdf", [page])))
+
+
+def test_bold_text_goes_on_after_a_formula_that_is_not_bold(tmp_path: Path) -> None:
+    lines = [line._replace(bold=True) for line in column([" ".join(PROSE)])]
+    formula = [Text(60, lines[2].y, "R"), lines[2]._replace(x=70)]
+    page = [*lines[:2], *formula, *lines[3:], *column(PROSE, y=600)]
+    assert texts(write_pdf(tmp_path / "a.pdf", [page]))[0] == " ".join(PROSE).replace("in use", "R in use")
+
+
+def test_the_head_of_a_table_in_small_print_is_no_heading(tmp_path: Path) -> None:
+    cells = [Text(60, 586 - 10 * n, "Growth on agar, in soil and in water over four days without any light", 8) for n in range(3)]
+    table = [
+        Text(60, 600, "Table 1. Growth in three media.", 9),
+        Text(60, 588, "Method", 9, bold=True),
+        *[c._replace(y=c.y - 12) for c in cells],
+    ]
+    found = blocks(write_pdf(tmp_path / "a.pdf", [[*column(PROSE), *table], column(PROSE)]))
+    assert "heading" not in [block.kind for block in found] and {block.section for block in found} == {""}
+
+
 def test_references_longer_than_the_text_do_not_set_its_size(tmp_path: Path) -> None:
     references = [f"{n}. Roe J, Doe J (2001) On the growth of bacteria in soil and water. Journal of Soil 12: 345." for n in range(1, 21)]
     page = [*column(PROSE * 3), Text(60, 460, "References", 10, bold=True), *column(references, y=440, size=8)]

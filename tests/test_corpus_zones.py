@@ -43,6 +43,11 @@ def test_a_summary_at_the_end_is_no_abstract() -> None:
     assert kinds(Draft("Growth in soil", "title"), *long, *drafts[2:]).count("paragraph") == 5
 
 
+def test_a_listing_set_letter_by_letter_is_no_paragraph() -> None:
+    listing = "l e t a = 0 in b = s u c c 0 in d = &b in e = &mut a in a has b has d has e has l i f e t i m e in the end of it."
+    assert not is_prose(listing) and is_prose("We write a b c for the product of all of the numbers that are in a, in b and in c.")
+
+
 def test_an_abstract_in_small_print_that_nothing_names_is_text() -> None:
     abstract = Draft(" ".join(PROSE), "small")
     assert kinds(Draft("Growth in soil", "title"), abstract, Draft("Introduction", "heading"), Draft(PROSE[0]))[1] == "paragraph"

@@ -4,7 +4,7 @@ import ctypes
 import math
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import pypdfium2.raw as pdfium_c
@@ -21,6 +21,9 @@ WORD = re.compile(f"[^ {NOTHING}{HYPHEN}]*{HYPHEN}|[^ {NOTHING}{HYPHEN}]+")
 COMBINING = dict(
     zip("´`¨ˆ˜˘ˇ˝˚¸¯", "\u0301\u0300\u0308\u0302\u0303\u0306\u030c\u030b\u030a\u0327\u0304", strict=True)
 )  # TeX sets accents as spacing marks
+DOTLESS = {"ı": "i", "ȷ": "j"}  # what an accent goes on
+EXTENSION = re.compile("cmex|lmmathextension", re.IGNORECASE)  # TeX's large operators, which hang below their origin
+OPERATORS = dict(zip("PQRXYZ", "∑∏∫∑∏∫", strict=True))  # at the places of these letters, in text and in displayed formulas
 BOLD_FLAG = 1 << 18
 BOLD_NAMES = ("bold", "black", "heavy", "semibold", "demi", "cmbx", "medi")
 
@@ -58,7 +61,7 @@ def page_lines(textpage: Any, page: int) -> list[Line]:
     if count > MAX_CHARACTERS:
         raise SetAside("too_big", f"page {page} holds {count:,} characters; no paper has more than {MAX_CHARACTERS:,}")
     source = _Characters(textpage.raw, count)
-    return upright([_line(source, run, page, turn) for run, turn in _runs(source)])
+    return upright([_line(source, run, page, turn) for run, turn in _with_late_accents(source, _runs(source))])
 
 
 class _Characters:
@@ -126,6 +129,23 @@ def _runs(source: _Characters) -> Iterator[tuple[list[Word], int]]:
             yield run, turn
 
 
+def _with_late_accents(source: _Characters, runs: Iterable[tuple[list[Word], int]]) -> list[tuple[list[Word], int]]:
+    """Accents that the file draws after the line, or that PDFium takes for one of their own, belong to the line they stand in."""
+    kept: list[tuple[list[Word], int]] = []
+    for run, turn in runs:
+        over = kept and kept[-1][1] == turn and any(_covers(word.box, run[0].box) for word in kept[-1][0])
+        if over and all(char in COMBINING for char in source.text[run[0].start : run[-1].end]):
+            kept[-1][0].extend(run)
+        else:
+            kept.append((run, turn))
+    return kept
+
+
+def _covers(word: Box, mark: Box) -> bool:
+    x, y = (mark.x0 + mark.x1) / 2, (mark.y0 + mark.y1) / 2
+    return word.x0 <= x <= word.x1 and word.y0 - 1 <= y <= word.y1 + 4
+
+
 def _word(source: _Characters, start: int, end: int) -> Word | None:
     first, last = source.box(start), source.box(end - 1)
     if first is None or last is None:  # a ligature's second letter, or a mark that PDFium made up
@@ -152,8 +172,11 @@ def _line(source: _Characters, run: list[Word], page: int, turn: int) -> Line:
     corners = [turned(word.box.x0, word.box.y0, turn) for word in run] + [turned(word.box.x1, word.box.y1, turn) for word in run]
     xs, ys = zip(*corners, strict=True)
     bold = source.font(run[0].start)[1] and source.font(run[-1].start)[1]
-    font = source.font(samples[2])[0]
-    return Line(page, _text(source, run), min(xs), min(ys), max(xs), max(ys), baseline, size, font, bold, turn)
+    font, text = source.font(samples[2])[0], _text(source, run)
+    if EXTENSION.match(font) or text == "√":
+        baseline = (run[0].box.y0 + run[0].box.y1) / 2 - size / 4  # the axis of formulas is a quarter of an em above the baseline
+        text = OPERATORS.get(text[:1], text[:1]) + text[1:]
+    return Line(page, text, min(xs), min(ys), max(xs), max(ys), baseline, size, font, bold, turn)
 
 
 def _text(source: _Characters, run: list[Word]) -> str:
@@ -171,7 +194,7 @@ def _with_accents(source: _Characters, start: int, end: int) -> str:
     boxes = ((at, source.box(at) or Box(*[math.nan] * 4)) for at in range(start, end))
     run = [Glyph(at, source.text[at], box.x0, box.x1) for at, box in boxes]
     accents = [glyph for glyph in run if glyph.text in COMBINING]
-    letters = [glyph for glyph in run if glyph.text.isalpha()]
+    letters = [glyph for glyph in run if glyph.text.isalpha() and glyph.text not in COMBINING]  # "ˆ" counts as a letter
     over: dict[int, str] = {}
     for accent in accents:
         middle = (accent.x0 + accent.x1) / 2
@@ -182,8 +205,8 @@ def _with_accents(source: _Characters, start: int, end: int) -> str:
     out: list[str] = []
     for glyph in run:
         if over.get(glyph.at) == "":
-            while out and out[-1] == " ":
+            while out and out[-1] in " \n":
                 out.pop()
         else:
-            out.append(glyph.text + over.get(glyph.at, ""))
+            out.append(DOTLESS.get(glyph.text, glyph.text) + over[glyph.at] if glyph.at in over else glyph.text)
     return "".join(out)

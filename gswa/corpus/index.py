@@ -24,7 +24,7 @@ from gswa.errors import ConfigError, CorpusError
 from gswa.files import write_atomically
 from gswa.records import READABLE, Document
 
-READER_VERSION = "2"  # raise it when a reader's output changes: every document is then read anew
+READER_VERSION = "3"  # raise it when a reader's output changes: every document is then read anew
 LIBRARIES = ("pypdfium2", "python-docx", "charset-normalizer", "ftfy", "py3langid", "rensa")
 OURS = re.compile(r".+\.([0-9a-f]{16})\.json")
 WHAT_BELONGS = "put the author's papers there (PDF, DOCX, TXT, MD), the most typical ones in its subfolder important_examples/"

@@ -96,8 +96,9 @@ def _begins(paragraph: list[Line], line: Line, before: Column, here: Column, set
 
 
 def _changes_weight(last: Line, line: Line) -> bool:
-    inside = not ends_sentence(last.text) and line.text[:1].islower()
-    return last.bold != line.bold and not inside
+    """From bold to plain or back, and not where a sentence goes on or a line merely holds a formula, which is seldom bold."""
+    inside = not ends_sentence(last.text) and (line.text[:1].islower() or line.text[:1] in "([“")
+    return last.bold != line.bold and last.font != line.font and not inside
 
 
 def _is_heading_over(last: Line, line: Line, column: Column) -> bool:

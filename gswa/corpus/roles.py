@@ -5,7 +5,7 @@ import statistics
 from collections import Counter
 from typing import NamedTuple
 
-from gswa.corpus.headings import BARE_CAPTION, is_abstract, is_caption, is_known_heading, is_numbered_heading, zone_of
+from gswa.corpus.headings import BARE_CAPTION, RUN_IN_NOTE, is_abstract, is_caption, is_known_heading, is_numbered_heading, zone_of
 from gswa.corpus.lines import Line, ends_sentence, overlap_x
 from gswa.corpus.zones import Hint
 
@@ -108,7 +108,14 @@ def _is_in_another_font(piece: Piece, body: Body) -> bool:
 
 def _reads_as_heading(text: str) -> bool:
     sentence = ends_sentence(text) and not text.endswith("?")
-    return not sentence and text[:1].isalnum() and not text[:1].islower() and sum(c.isalpha() for c in text) >= 0.6 * len(text)
+    labelled = (note := RUN_IN_NOTE.match(text)) is not None and note[0].endswith((":", "—", "–"))
+    return (
+        not sentence
+        and not labelled
+        and text[:1].isalnum()
+        and not text[:1].islower()
+        and sum(c.isalpha() for c in text) >= 0.6 * len(text)
+    )
 
 
 def _with_title(pieces: list[Piece], body: Body) -> list[Piece]:
@@ -150,8 +157,10 @@ def _with_sure_headings(pieces: list[Piece], body: Body) -> list[Piece]:
     """A heading stands over text: what only looks like one (a table's head, a figure's label) is none."""
     checked: list[Piece] = []
     text_follows = False
-    for piece in reversed(pieces):
-        if piece.hint == "heading" and not (_is_named(piece, body) or _is_set_apart(piece, body)):
+    for before, piece in zip([None, *pieces][-2::-1], reversed(pieces), strict=True):
+        if piece.hint == "heading" and before and checked and _heads_table(before, piece, checked[-1]):
+            piece = piece._replace(hint="small")
+        elif piece.hint == "heading" and not (_is_named(piece, body) or _is_set_apart(piece, body)):
             piece = piece if checked and _is_over_text(piece, checked[-1], body) else piece._replace(hint="")
         elif piece.hint == "heading" and not text_follows and not (is_known_heading(piece.text) and _is_distinct(piece, body)):
             piece = piece._replace(hint="other")
@@ -160,6 +169,12 @@ def _with_sure_headings(pieces: list[Piece], body: Body) -> list[Piece]:
             text_follows = count >= 15 or (count >= 6 and ends_sentence(piece.text))
         checked.append(piece)
     return checked[::-1]
+
+
+def _heads_table(caption: Piece, piece: Piece, below: Piece) -> bool:
+    """The first cell of a table: between its caption and small print, whatever it is called ("Method")."""
+    under = caption.hint == "caption" and caption.text[:5].lower() == "table" and _is_below(caption, piece, 4)
+    return under and below.hint == "small" and zone_of(piece.text) is None
 
 
 def _is_over_text(piece: Piece, below: Piece, body: Body) -> bool:

@@ -25,6 +25,7 @@ MAX_FRONT_WORDS = 100  # of a block before the first sentence that is names, not
 MIN_ABSTRACT_WORDS = 60  # of an abstract in small print that no heading names
 MAX_WORDS_OF_NAMES = 600  # of authors, their places and the publisher's notes before the abstract
 NAME_PARTICLES = frozenset(["and", "de", "da", "del", "della", "der", "den", "di", "dos", "du", "la", "le", "van", "von", "zu", "el", "al"])
+SPACED = re.compile(r"(?<!\S)(?:[^\W\d_]\s){2,}[^\W\d_](?!\S)")  # "l e t": a listing of code, set on a grid
 REFERENCE = re.compile(r"(?:\[\d{1,3}\]|\d{1,3}[.)])\s+(?=.{0,400}\b(?:1[89]|20)\d\d\b)\D")
 AFFILIATION = re.compile(
     r"\b(?:universit\w+|institut\w*|department|dept|school|college|faculty|laborator\w+|hospital|centre|center|academy|division)\b|@",
@@ -164,6 +165,7 @@ def is_prose(text: str) -> bool:
     if (
         not dense
         or (sum(c.isalpha() for c in dense) < 0.65 * len(dense) and plain < 0.35 * len(words))
+        or 20 * len(SPACED.findall(text)) > len(words)
         or sum(c == "\ufffd" or "\ue000" <= c <= "\uf8ff" for c in dense) > 0.01 * len(dense)
     ):
         return False
