@@ -7,7 +7,7 @@ from typing import Any
 
 from gswa import chunking
 from gswa.backends.checkpoint import last_sealed, steps_of
-from gswa.backends.child import run_child
+from gswa.backends.child import preload, run_child
 from gswa.basemodel import resolve_model
 from gswa.config import RunConfig
 from gswa.cursor import write_order
@@ -30,6 +30,7 @@ def train(run: RunDir, on_step: Tell = lambda step, total: None) -> None:
     if run.metadata().get("trained"):
         return
     config = run.current_config()
+    preload(config.backend, config.quantization)  # it loads its libraries while the chunks are made
     chunking.chunks(run, config)
     checkpoint = last_sealed(run.checkpoints)
     start = steps_of(checkpoint) if checkpoint else 0
