@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from gswa import examples, hardware, settle
 from gswa.chunking import data_digests
@@ -177,6 +178,14 @@ def prepare(run: RunDir, corpus: Corpus | None) -> None:
         write_lines(unfinished / file.name, given)
     run.update(data_files=data_digests(source))
     unfinished.rename(run.examples)
+
+
+def prepare_command(workspace: Workspace, seed: int) -> dict[str, Any]:
+    """Without a run: what was written, and whether rewriting will be trained."""
+    made = write_examples(workspace, seed)
+    meant = read_recipe(workspace.recipe).mix.get("rewrite", 0) > 0
+    untrained = "untrained: no passage has a plain version to be rewritten from; the command `pairs` has them written"
+    return made.model_dump() | ({"rewriting": untrained} if meant and "rewrite" not in made.kinds else {})
 
 
 def write_examples(workspace: Workspace, seed: int) -> PrepareReport:

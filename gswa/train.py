@@ -87,7 +87,7 @@ def prepare(seed: Annotated[int, typer.Option("--seed", help="Seed of the split.
     from gswa.workspace import Workspace
 
     workspace = Workspace()
-    _table(["", ""], rows_of(intake.write_examples(workspace, seed).model_dump()))
+    _table(["", ""], rows_of(intake.prepare_command(workspace, seed)))
     console.print(f"written to {workspace.training}", markup=False)
 
 

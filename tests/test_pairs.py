@@ -7,12 +7,16 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from small_corpus import write_txt
 
+from gswa.corpus.index import parse_corpus, read_documents
 from gswa.errors import ConfigError, TrainingError
+from gswa.intake import prepare_command
 from gswa.pairs import Survey, citations, fault, make_pairs, numbers, plain_sides, survey, write_pairs
 from gswa.passages import digest, passages
 from gswa.recipe import Recipe, read_recipe
 from gswa.records import Answer, Block, Document, Prompt
+from gswa.workspace import Workspace
 from gswa.writers import ServerWriter, Speed, Tell
 
 RECIPE = read_recipe()
@@ -138,6 +142,19 @@ def test_who_is_not_asked_writes_nothing(tmp_path: Path, make: str, name: str, r
 def test_with_all_its_pairs_the_report_complains_of_nothing(tmp_path: Path) -> None:
     report = make_pairs(Survey(passages=texts(3), words=9999), tmp_path, Echo(plainly), recipe("auto"), epochs=3)
     assert report.in_words() == "3 passages have a plain version to be rewritten from"
+
+
+def test_prepare_says_whether_rewriting_will_be_trained(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    workspace.corpus.mkdir(parents=True)
+    for seed in range(4):
+        write_txt(workspace.corpus / f"{seed}.txt", f"Spores and what they remember of parent {seed}", seed)
+    parse_corpus(workspace.corpus, workspace.parsed)
+    assert prepare_command(workspace, 42)["rewriting"].startswith("untrained: no passage has a plain version")
+    found = survey(read_documents(workspace.parsed), RECIPE, 42)
+    write_pairs(found.passages, workspace.pairs, Echo(lambda passage: " ".join(reversed(passage.split()))))
+    said = prepare_command(workspace, 42)
+    assert said["kinds"]["rewrite"] > 0 and "rewriting" not in said
 
 
 # -- a server --------------------------------------------------------------------------------------------------------------
