@@ -65,12 +65,12 @@ def test_the_flow_ends_with_a_summary_a_report_and_a_row_per_file(home):
     assert metadata["data"]["rewriting"].startswith("rewriting, which is what the writing page does, is untrained: the built-in base")
 
 
-@pytest.mark.parametrize("runner", ["threads", "processes", "dask"])
+@pytest.mark.parametrize("runner", ["threads", "processes", "dask", "ray"])
 def test_whoever_reads_the_batches_the_corpus_is_the_same(home, monkeypatch, runner):
     from flows import corpus as flow
 
-    if runner == "dask":
-        extra("prefect_dask")
+    if runner in ("dask", "ray"):
+        extra(f"prefect_{runner}")
     monkeypatch.setattr(flow, "BATCH_FILES", 2)
     run = RunDir.create(home / "runs")
     write_json(run.request_file, request().model_copy(update={"task_runner": runner}).model_dump(mode="json"))
