@@ -144,6 +144,28 @@ def test_sigterm_to_the_child_saves_and_is_told_apart(make_job):
     assert last_sealed(run.checkpoints).name == f"checkpoint-{run.steps()[-1].step}"
 
 
+def test_a_stop_that_comes_while_the_parent_waits_for_the_next_step_still_saves_one(make_job):
+    """The parent's end of the child's pipe was closed first, and the child died of it before its checkpoint."""
+    job = make_job(epochs=200)
+    run = RunDir(job.run)
+
+    def stop(*_: object) -> None:
+        raise Interrupted("enough")
+
+    def soon(message: dict) -> None:
+        if isinstance(message.get("step"), dict) and message["step"]["step"] == 1:
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        with pytest.raises(Interrupted, match="enough"):
+            run_child(job, soon)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert last_sealed(run.checkpoints).name == f"checkpoint-{run.steps()[-1].step}"
+    assert "BrokenPipe" not in run.output_log.read_text()
+
+
 def test_a_killed_child_is_not_taken_for_out_of_memory(make_job):
     def kill(message: dict) -> None:
         if isinstance(message.get("step"), dict):

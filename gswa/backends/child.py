@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -130,10 +130,8 @@ def run_child(job: TrainJob, on_message: Callable[[Message], None] = lambda _: N
         child, messages, lifeline = _start(server, job_file, output.fileno())
         evidence = Evidence(child)
         last: Message = {}
-        # Held by name: closed before the child has ended, its last words would break its pipe.
-        lines = _read(messages, server, evidence, time.monotonic() + seconds)
         try:
-            for message in lines:
+            for message in _read(messages, server, evidence, time.monotonic() + seconds):
                 last = {**last, **message}
                 on_message(message)
             code = _ended(server, child)
@@ -142,7 +140,7 @@ def run_child(job: TrainJob, on_message: Callable[[Message], None] = lambda _: N
             raise
         finally:
             os.close(lifeline)
-            lines.close()
+            os.close(messages)  # not before the child has ended: its last words, and its checkpoint, would break its pipe
     return _result(last, code, _tail(log, start), evidence, limited=job.config.memory_limit_gb is not None)
 
 
@@ -164,12 +162,12 @@ def _start(server: Preload, job_file: Path, output: int) -> tuple[int, int, int]
         os.close(lifeline_out)
 
 
-def _read(descriptor: int, server: Preload, evidence: Evidence, deadline: float) -> Generator[Message, None, None]:
+def _read(descriptor: int, server: Preload, evidence: Evidence, deadline: float) -> Iterator[Message]:
     """The child's messages until it has ended. The server's end, seen while waiting, is the child's end too."""
     buffer = b""
     sampled = 0.0
-    with selectors.DefaultSelector() as ready, os.fdopen(descriptor, "rb", buffering=0) as pipe:
-        ready.register(pipe, selectors.EVENT_READ)
+    with selectors.DefaultSelector() as ready:
+        ready.register(descriptor, selectors.EVENT_READ)
         while True:
             if time.monotonic() > deadline:
                 raise TrainingError("it did not end within the time that it was given")
@@ -180,7 +178,7 @@ def _read(descriptor: int, server: Preload, evidence: Evidence, deadline: float)
                     raise TrainingError("the preload server was killed; what the last checkpoint holds is kept")
             if not ready.select(timeout=SAMPLE_SECONDS):
                 continue
-            data = pipe.read(65536)
+            data = os.read(descriptor, 65536)
             if not data:
                 return
             *lines, buffer = (buffer + data).split(b"\n")
