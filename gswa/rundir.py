@@ -10,7 +10,7 @@ import json
 import os
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -206,7 +206,8 @@ class RunDir:
                 yield self
             except BaseException as error:
                 stopped = isinstance(error, (Interrupted, KeyboardInterrupt, SystemExit)) or not isinstance(error, Exception)
-                self.update(status="interrupted" if stopped else "failed", ended=now(), error=str(error) or type(error).__name__)
+                with suppress(OSError, ConfigError):  # a full disk: what went wrong first is told, and the lock tells the status
+                    self.update(status="interrupted" if stopped else "failed", ended=now(), error=str(error) or type(error).__name__)
                 raise
             self.update(status="completed", ended=now())
         finally:

@@ -1,6 +1,8 @@
+import signal
+
 import pytest
 
-from gswa.backends.oom import SIGNATURES, UNDER_OUR_LIMIT, is_oom, signature_in
+from gswa.backends.oom import EXITS, SIGNATURES, TYPES, UNDER_OUR_LIMIT, exit_in, is_oom, signature_in
 
 MESSAGES = [
     "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 8.00 GiB",
@@ -77,3 +79,34 @@ def test_the_type_and_the_cause_count_too():
     outer = RuntimeError("saving failed")
     outer.__cause__ = MemoryError()
     assert is_oom(outer)
+
+
+@pytest.mark.backend
+def test_every_type_of_the_table_is_one_that_its_library_raises():
+    import torch
+
+    known = {"torch.OutOfMemoryError": torch.OutOfMemoryError, "builtins.MemoryError": MemoryError}
+    assert {row.name for row in TYPES} == set(known)
+    assert all(is_oom(kind("without a word")) for kind in known.values())
+
+
+@pytest.mark.parametrize(
+    ("code", "backend", "evidence", "limited", "oom"),
+    [
+        (-signal.SIGKILL, "torch", "the group's counter rose", False, True),
+        (-signal.SIGKILL, "torch", "", True, False),  # a person's kill
+        (-signal.SIGSEGV, "mlx", "", True, True),
+        (-signal.SIGSEGV, "mlx", "", False, False),  # a fault of MLX
+        (-signal.SIGSEGV, "torch", "", True, False),  # a fault of torch
+        (-signal.SIGABRT, "torch", "the group's counter rose", True, False),
+        (1, "torch", "the group's counter rose", True, False),
+        (130, "torch", "", False, False),
+    ],
+)
+def test_an_exit_without_a_word_is_want_of_memory_only_with_what_its_row_needs(code, backend, evidence, limited, oom):
+    assert bool(exit_in(code, backend, "cpu", evidence, limited)) == oom
+
+
+def test_every_exit_of_the_table_is_reached_and_names_its_source():
+    assert {row.code for row in EXITS} == {-signal.SIGKILL, -signal.SIGSEGV}
+    assert all(row.source for row in EXITS)

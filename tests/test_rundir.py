@@ -132,3 +132,12 @@ def test_steps_that_a_resume_went_back_behind_are_gone(tmp_path):
     for metrics in (step(1), step(2), step(3), step(4), step(2, attempt=2)):
         run.append_step(metrics)
     assert [(metrics.step, metrics.attempt) for metrics in run.steps()] == [(1, 1), (2, 2)]
+
+
+def test_a_status_that_cannot_be_written_hides_no_error(tmp_path):
+    """A full disk: the reason why the run ended is told, and not that its status could not be kept."""
+    run = RunDir.create(tmp_path)
+    with pytest.raises(ValueError, match="the reason"), run.open():
+        (run.path / "metadata.json").unlink()
+        (run.path / "metadata.json").mkdir()  # neither read nor written any more
+        raise ValueError("the reason")

@@ -24,7 +24,9 @@ from gswa.workspace import Workspace
 pytestmark = pytest.mark.prefect
 
 SECONDS = 150  # for anything that is waited for, on a busy machine
-REQUEST = {"settings": {"model_id": "gswa-tiny", "device": "cpu", "backend": "torch", "batch_size": 2, "iters": 5000, "number_format": "fp32"}}
+REQUEST = {
+    "settings": {"model_id": "gswa-tiny", "device": "cpu", "backend": "torch", "batch_size": 2, "iters": 5000, "number_format": "fp32"}
+}
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 import atexit
 import json
 import os
+import re
 import selectors
 import signal
 import socket
@@ -17,7 +18,7 @@ from typing import Any
 
 from gswa.backends.base import PRELOAD
 from gswa.backends.evidence import Evidence
-from gswa.backends.oom import STDERR_TAIL, signature_in
+from gswa.backends.oom import STDERR_TAIL, exit_in, signature_in
 from gswa.backends.worker import EXIT_STOPPED
 from gswa.errors import GswaError, Interrupted, OutOfMemory, TrainingError
 from gswa.records import TrainJob
@@ -38,6 +39,8 @@ CHILD_ENVIRONMENT = {
     "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
     "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0",
 }
+# Of Python, of Rust (safetensors), of a quota.
+DISK_FULL = re.compile(r"No space left on device|os error 28|Disk quota exceeded")
 
 Message = dict[str, Any]
 
@@ -141,7 +144,7 @@ def run_child(job: TrainJob, on_message: Callable[[Message], None] = lambda _: N
         finally:
             os.close(lifeline)
             os.close(messages)  # not before the child has ended: its last words, and its checkpoint, would break its pipe
-    return _result(last, code, _tail(log, start), evidence, limited=job.config.memory_limit_gb is not None)
+    return _result(job, last, code, _tail(log, start), evidence)
 
 
 def _start(server: Preload, job_file: Path, output: int) -> tuple[int, int, int]:
@@ -225,7 +228,7 @@ def _tail(log: Path, start: int) -> str:
         return file.read().decode(errors="replace")
 
 
-def _result(last: Message, code: int, output: str, evidence: Evidence, limited: bool) -> dict[str, Any]:
+def _result(job: TrainJob, last: Message, code: int, output: str, evidence: Evidence) -> dict[str, Any]:
     """What the child's last words, its exit code and its output mean."""
     outcome = last.get("outcome")
     if outcome == "done" and code == 0:
@@ -243,14 +246,15 @@ def _result(last: Message, code: int, output: str, evidence: Evidence, limited: 
             error = GswaError(last["error"])
             error.exit_code = last["exit_code"]
             raise error
-        kept = "; the last good checkpoint stands: free space, then resume the run" if phase == "save" else ""
+        full = phase == "save" or DISK_FULL.search(last["error"])
+        kept = "; the last good checkpoint stands: free space, then resume the run" if full else ""
         raise TrainingError(f"training failed while in phase {phase} after step {step}: {last['error']}{kept}")
     # It ended without a word: a signal, or a library that calls exit() itself.
-    seen = signature_in(output, limited)
-    if seen is not None:
+    limited = job.config.memory_limit_gb is not None
+    if seen := signature_in(output, limited):
         raise OutOfMemory(f"out of memory ({seen.source}), the process ended with {_name(code)}", phase, step, peak)
-    if code == -signal.SIGKILL and (why := evidence.of_oom()):
-        raise OutOfMemory(f"killed by the kernel for want of memory: {why}", phase, step, peak)
+    if why := exit_in(code, job.config.backend, job.config.device, evidence.of_oom(), limited):
+        raise OutOfMemory(why, phase, step, peak)
     raise TrainingError(f"the training process ended with {_name(code)} in phase {phase} after step {step}; its output is in the log")
 
 

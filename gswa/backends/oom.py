@@ -1,11 +1,13 @@
-"""What a death means: out of memory, or something else. One table; nothing but it is ever taken for want of memory.
+"""What a death means: out of memory, or something else. One table of types, messages and exit codes, each row with its source;
+nothing but it is ever taken for want of memory.
 
-The texts are those of the libraries themselves; `source` says where each was seen. They are looked for in the text of the
-exception or, where a library ends the process without one, in the last 64 kB that the child wrote to stderr.
+Messages are looked for in the text of the exception or, where a library ends the process without one (by exit, std::terminate or
+abort), in the last 64 kB that the child wrote to stderr. An exit code alone says little: each has what it needs besides.
 """
 
 import re
-from typing import NamedTuple
+import signal
+from typing import Literal, NamedTuple
 
 STDERR_TAIL = 64 * 1024  # bytes
 
@@ -20,6 +22,29 @@ def _row(device: str, pattern: str, source: str) -> Signature:
     return Signature(device, re.compile(pattern, re.MULTILINE), source)
 
 
+class OomType(NamedTuple):
+    device: str
+    name: str
+    source: str
+
+
+class OomExit(NamedTuple):
+    """`needs`: evidence of the kernel's or the group's counters and of sampled memory, or a memory limit of our own."""
+
+    device: str
+    code: int
+    needs: Literal["evidence", "our limit"]
+    source: str
+
+
+TYPES = (
+    OomType("cuda", "torch.OutOfMemoryError", "torch's caching allocator; torch.cuda.OutOfMemoryError is the same class"),
+    OomType("cpu", "builtins.MemoryError", "Python; numpy's _ArrayMemoryError is one"),
+)
+EXITS = (
+    OomExit("cpu", -signal.SIGKILL, "evidence", "the kernel's out-of-memory killer, which leaves no word"),
+    OomExit("mlx on cpu", -signal.SIGSEGV, "our limit", "MLX writes to the null that its allocator got (mlx/backend/no_gpu/allocator.cpp)"),
+)
 SIGNATURES = (
     _row("cuda", r"(CUDA|HIP|XPU) out of memory\. Tried to allocate", "torch.OutOfMemoryError"),
     _row("cuda", r"CUDA (driver )?error: out of memory", "torch.AcceleratorError: outside the caching allocator, and asynchronous"),
@@ -61,9 +86,24 @@ def signature_in(text: str, limited: bool = False) -> Signature | None:
 
 def is_oom(error: BaseException, limited: bool = False) -> bool:
     """Whether an exception, by its type or its text, is want of memory; its causes are asked too."""
+    names = {row.name for row in TYPES}
     seen: BaseException | None = error
     while seen is not None:
-        if isinstance(seen, MemoryError) or signature_in(f"{type(seen).__name__}: {seen}", limited) or signature_in(str(seen), limited):
+        if names & {f"{kind.__module__}.{kind.__qualname__}" for kind in type(seen).__mro__}:
+            return True
+        if signature_in(f"{type(seen).__name__}: {seen}", limited) or signature_in(str(seen), limited):
             return True
         seen = seen.__cause__
     return False
+
+
+def exit_in(code: int, backend: str, device: str, evidence: str, limited: bool) -> str:
+    """Why an exit without a word was for want of memory; empty where nothing says so. `evidence` is what the counters say."""
+    place = f"mlx on {device}" if backend == "mlx" else device
+    for row in EXITS:
+        if row.code == code and (row.needs == "evidence" or row.device == place):
+            if row.needs == "evidence" and evidence:
+                return f"killed by the kernel for want of memory: {evidence}"
+            if row.needs == "our limit" and limited:
+                return f"ended under the memory limit ({row.source})"
+    return ""
