@@ -44,6 +44,7 @@ TYPES = (
 EXITS = (
     OomExit("cpu", -signal.SIGKILL, "evidence", "the kernel's out-of-memory killer, which leaves no word"),
     OomExit("mlx on cpu", -signal.SIGSEGV, "our limit", "MLX writes to the null that its allocator got (mlx/backend/no_gpu/allocator.cpp)"),
+    OomExit("cpu", -signal.SIGSEGV, "our limit", "oneDNN writes a kernel that it compiles to where it got no memory; seen in bf16"),
 )
 SIGNATURES = (
     _row("cuda", r"(CUDA|HIP|XPU) out of memory\. Tried to allocate", "torch.OutOfMemoryError"),
@@ -75,6 +76,7 @@ SIGNATURES = (
 UNDER_OUR_LIMIT = (
     _row("cpu", r"^libgomp: Thread creation failed: Resource temporarily unavailable", "libgomp: printed, then exit(1)"),
     _row("cpu", r"RuntimeError: can't start new thread", "Python"),
+    _row("cpu", r"could not (create|execute) a (primitive|memory object)", "oneDNN (oneapi/dnnl/dnnl.hpp), whose status says no more"),
     _row("cpu", r"RuntimeError: unknown parameter type", "torch's argument parser, half built; seen while weights were loading"),
 )
 
@@ -100,10 +102,7 @@ def is_oom(error: BaseException, limited: bool = False) -> bool:
 def exit_in(code: int, backend: str, device: str, evidence: str, limited: bool) -> str:
     """Why an exit without a word was for want of memory; empty where nothing says so. `evidence` is what the counters say."""
     place = f"mlx on {device}" if backend == "mlx" else device
-    for row in EXITS:
-        if row.code == code and (row.needs == "evidence" or row.device == place):
-            if row.needs == "evidence" and evidence:
-                return f"killed by the kernel for want of memory: {evidence}"
-            if row.needs == "our limit" and limited:
-                return f"ended under the memory limit ({row.source})"
-    return ""
+    if any(row.code == code and row.needs == "evidence" for row in EXITS) and evidence:
+        return f"killed by the kernel for want of memory: {evidence}"
+    ours = [row for row in EXITS if row.code == code and row.needs == "our limit" and row.device == place]
+    return f"ended by {signal.Signals(-code).name} under the memory limit ({ours[0].source})" if ours and limited else ""

@@ -7,7 +7,9 @@ MESSAGES descriptor. LIFELINE is a pipe that only the parent can write: its end 
 import fcntl
 import json
 import os
+import resource
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -18,12 +20,14 @@ from typing import Any
 
 from gswa.backends.base import load_backend
 from gswa.backends.oom import is_oom
+from gswa.cgroup import GB
 from gswa.errors import ConfigError, GswaError, Interrupted, Phase
 from gswa.files import write_json
 from gswa.records import Answer, EvalMetrics, StepMetrics, TrainJob
 from gswa.rundir import RunDir
 
 EXIT_OOM = 42
+MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024  # the unit of ru_maxrss
 EXIT_ERROR = 1
 EXIT_STOPPED = 75
 LOCK_SECONDS = 10.0  # a child whose parent was killed needs a moment to go
@@ -52,12 +56,12 @@ class Messages:
     def step(self, metrics: StepMetrics) -> None:
         self.run.append_step(metrics)
         self.current_step = metrics.step
-        self._saw_peak(metrics.peak_memory_gb)
+        self.saw_peak(metrics.peak_memory_gb)
         self.send(step=metrics.model_dump())
 
     def evaluation(self, metrics: EvalMetrics) -> None:
         self.run.append_eval(metrics)
-        self._saw_peak(metrics.peak_memory_gb)
+        self.saw_peak(metrics.peak_memory_gb)
         self.send(evaluation=metrics.model_dump())
 
     def answers(self, answers: Sequence[Answer], seconds: float, forward_tokens_per_sec: float) -> None:
@@ -70,7 +74,7 @@ class Messages:
     def request_stop(self, *_: Any) -> None:
         self._stop.set()
 
-    def _saw_peak(self, gigabytes: float) -> None:
+    def saw_peak(self, gigabytes: float) -> None:
         self.peak_memory_gb = max(gigabytes, self.peak_memory_gb or 0.0)
 
 
@@ -89,6 +93,8 @@ def main(job_file: str, messages: str, lifeline: str) -> int:
         return EXIT_STOPPED
     except BaseException as error:  # noqa: BLE001  (whatever it is, the parent must hear of it; the log gets the whole story)
         traceback.print_exc()
+        if job.config.device == "cpu":
+            report.saw_peak(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * MAXRSS_BYTES / GB)
         oom = is_oom(error, limited=job.config.memory_limit_gb is not None)
         report.send(
             outcome="out_of_memory" if oom else "error",
