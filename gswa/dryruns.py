@@ -47,9 +47,9 @@ class Known(NamedTuple):
         return _digest(self.fingerprint, json.dumps(settings), str(steps))
 
 
-def fingerprint(run: RunDir, machine: Hardware) -> str:
+def fingerprint(model_id: str, run: RunDir, machine: Hardware) -> str:
     """Of the base model's files, the run's examples, what computes, and the versions of the stack."""
-    folder = resolve_model(run.settled().config.model_id)
+    folder = resolve_model(model_id)
     weights = sorted((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in folder.glob("*.safetensors"))
     examples = [hashlib.sha256((run.examples / f"{split}.jsonl").read_bytes()).hexdigest() for split in SPLITS]
     computes = (machine.compute_name, machine.cpu.cores, machine.total_gb, machine.versions)

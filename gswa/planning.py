@@ -54,6 +54,7 @@ def plan_run(run: RunDir, base: Settled, machine: Hardware, request: RunRequest,
     made = run.plan()
     if made is not None and made.chosen is not None:
         return made
+    known = Known(Workspace().dry_runs, fingerprint(base.config.model_id, run, machine))
     plan = planner.plan(
         base.config,
         memory_gb=machine.memory_gb,
@@ -61,7 +62,7 @@ def plan_run(run: RunDir, base: Settled, machine: Hardware, request: RunRequest,
         steps=request.dry_run_steps,
         max_seconds=request.max_plan_seconds,
         seed=base.config.seed,
-        dry_run=None if request.skip_dry_run else _known_or_tried(run, machine, request.dry_run_steps, try_out),
+        dry_run=None if request.skip_dry_run else _known_or_tried(run, known, request.dry_run_steps, try_out),
         here=surroundings(run, base, machine, request),
     )
     write_json(run.plan_file, plan.model_dump(mode="json"))
@@ -88,9 +89,8 @@ def _foretell(forecast: Forecaster, rows: Rows, machine: Hardware, config: RunCo
     return Foretold(forecast(config).peak_gb, speed)
 
 
-def _known_or_tried(run: RunDir, machine: Hardware, steps: int, try_out: TryOut) -> planner.DryRun:
+def _known_or_tried(run: RunDir, known: Known, steps: int, try_out: TryOut) -> planner.DryRun:
     """A dry run, or what an earlier one of the same model, data, machine and versions measured."""
-    known = Known(Workspace().dry_runs, fingerprint(run, machine))
 
     def measured(config: RunConfig, seconds: float) -> Measured:
         found = known.get(config, steps)
