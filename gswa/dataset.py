@@ -5,9 +5,10 @@ rendered   <|im_start|>user\\nHi<|im_end|>\\n<|im_start|>assistant\\nYes<|im_end
 mask       ................................................................++++++++++..      + carries loss
 """
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -37,9 +38,7 @@ class Lengths(NamedTuple):
 
 def load_tokenizer(model: Path | str) -> Tokenizer:
     """The tokenizer of a model's folder. Raises DataError when it is not a fast one or has no chat template."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(str(model), local_files_only=True)
+    tokenizer = _tokenizer_class(Path(model)).from_pretrained(str(model), local_files_only=True)
     if not tokenizer.is_fast:
         raise DataError(f"{model}: has no tokenizer.json; splitting needs the character offsets of a fast tokenizer")
     if not tokenizer.chat_template:
@@ -47,6 +46,19 @@ def load_tokenizer(model: Path | str) -> Tokenizer:
     tokenizer.backend_tokenizer.no_truncation()  # some tokenizer.json bring a limit along, at which text would be cut without a word
     tokenizer.backend_tokenizer.no_padding()
     return tokenizer
+
+
+def _tokenizer_class(model: Path) -> Any:
+    """AutoTokenizer imports torch to look for the model's own class (3 CPU-seconds), which a plain tokenizer.json has not."""
+    file = model / "tokenizer_config.json"
+    named = json.loads(file.read_text(encoding="utf-8")).get("tokenizer_class") if file.is_file() else None
+    if named in ("PreTrainedTokenizerFast", "TokenizersBackend") and (model / "tokenizer.json").is_file():
+        from transformers import PreTrainedTokenizerFast
+
+        return PreTrainedTokenizerFast
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer
 
 
 def render(tokenizer: Tokenizer, messages: Sequence[Message]) -> Rendered:

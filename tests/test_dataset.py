@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import pytest
 from families import FAMILIES, family
@@ -55,6 +57,11 @@ def test_chats_are_counted_as_they_are_rendered(name):
     rendered = list(render_all(tokenizer, chats))
     assert [render(tokenizer, one) for one in chats] == rendered
     assert list(lengths(tokenizer, chats)) == [(len(one.ids), sum(one.mask)) for one in rendered]
+
+
+def test_a_plain_tokenizer_is_loaded_without_torch():
+    code = "import sys; from gswa.basemodel import BUILTIN_FOLDER as f; from gswa.dataset import load_tokenizer; load_tokenizer(f); "
+    subprocess.run([sys.executable, "-c", code + "sys.exit('torch' in sys.modules)"], check=True)
 
 
 def test_a_limit_that_a_tokenizer_brings_along_cuts_nothing(tokenizer, tmp_path):
