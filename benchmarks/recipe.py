@@ -114,6 +114,8 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--grid", default=",".join(GRIDS), help="of rates, ranks, epochs; the others stay in the middle")
     parser.add_argument("--format", default="fp32", choices=["fp32", "bf16"])
+    parser.add_argument("--batch", type=int, default=8, help="sequences per optimizer step (default: %(default)s)")
+    parser.add_argument("--rate", type=float, default=MIDDLE["learning_rate"], help="in the middle (default: %(default)s)")
     parser.add_argument("--limit", type=int, default=512, help="tokens per sequence (default: %(default)s)")
     parser.add_argument("--tokens", type=int, default=12_000, help="of training text per author (default: %(default)s)")
     parser.add_argument("--held-out-tokens", type=int, default=4_000, help="of valid and of test (default: %(default)s)")
@@ -122,15 +124,18 @@ def main() -> None:
     root = asked.scratch.absolute()
     papers = sorted(path for path in asked.authors.iterdir() if path.is_dir())
     authors = {path.name: prepared(path, root / path.name, asked.tokens, asked.held_out_tokens) for path in papers}
+    batch = min(asked.batch, 4)
     common = {"model_id": asked.model, "number_format": asked.format, "max_seq_length": asked.limit, "seed": SEED, "evaluations": 3}
+    common |= {"batch_size": batch, "gradient_accumulation": asked.batch // batch}
     done = [json.loads(line) for line in asked.out.read_text().splitlines()] if asked.out.is_file() else []
     for change, name in product([change for grid in asked.grid.split(",") for change in GRIDS[grid]], authors):
-        settings = {**MIDDLE, **change}
+        settings = {**MIDDLE, "learning_rate": asked.rate, **change}
         if any(line["author"] == name and line["settings"] == settings for line in done):
             continue
         others = held_out_of_others(root, authors, name, common)
         found = trained(root / "runs", authors[name], others, {**common, **settings})
-        line = {"benchmark": "recipe", "author": name, "model": asked.model, "format": asked.format, "settings": settings, **found}
+        line = {"benchmark": "recipe", "author": name, "model": asked.model, "format": asked.format}
+        line |= {"batch": asked.batch, "limit": asked.limit, "settings": settings, **found}
         with asked.out.open("a") as out:
             out.write(json.dumps({**line, **machine()}) + "\n")
         print(json.dumps(line), flush=True)
