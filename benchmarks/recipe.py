@@ -33,7 +33,7 @@ CHARACTERS_PER_TOKEN = 4
 SEED = 42
 MIDDLE = {"learning_rate": 1e-3, "lora_rank": 16, "epochs": 3.0}
 GRIDS: dict[str, list[dict[str, float]]] = {
-    "rates": [{"learning_rate": rate} for rate in (2e-4, 1e-3, 5e-4, 2e-3)],
+    "rates": [{"learning_rate": rate} for rate in (2e-4, 1e-3, 5e-4, 2e-3, 1e-4)],
     "ranks": [{"lora_rank": rank} for rank in (4, 64)],
     "epochs": [{"epochs": epochs} for epochs in (1.0, 6.0)],
 }
@@ -99,7 +99,7 @@ def held_out_of_others(folder: Path, authors: dict[str, Path], name: str, common
     """Chunks of the other authors' test papers, a few of each."""
     data = folder / f"without-{name}"
     if not (data / "test.jsonl").is_file():
-        some = [example for other, path in authors.items() if other != name for example in islice(read_examples(path / "test.jsonl"), 4)]
+        some = [example for other, path in authors.items() if other != name for example in islice(read_examples(path / "test.jsonl"), 2)]
         for split in SPLITS:
             write_lines(data / f"{split}.jsonl", some)
     run, config = new_run(folder / "runs", data, common)

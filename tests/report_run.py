@@ -75,6 +75,7 @@ def full_run(folder: Path, steps: int = 42) -> RunDir:
         git_commit="0a1b2c3",
         attempts=2,
         chosen_step=42,
+        batching="length-grouped",
         data={"documents": 12, "train": 300, "valid": 25, "test": 20},
     )
     run.update(export={"modelfile": {"files": ["adapters/Modelfile"], "checked": ["same greedy answer"], "notes": [HOSTILE]}})

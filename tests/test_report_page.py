@@ -55,6 +55,11 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     return run
 
 
+def test_how_rows_were_batched_and_how_much_of_it_was_padding_is_said(full: RunDir):
+    text = page_of(full.report_file).text
+    assert "length-grouped" in text and "4.0 % of all places" in text
+
+
 def test_a_full_run_shows_every_section(full: RunDir):
     assert page_of(full.report_file).headings == SECTIONS
 

@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Callable
 from datetime import datetime
+from itertools import pairwise
 
 from pydantic import ValidationError
 
@@ -26,6 +27,14 @@ def memory_limit_gb(run: RunDir) -> float | None:
         return Hardware.model_validate(run.hardware()).memory_gb if run.hardware() else None
     except ValidationError:  # of another version: the rest of the report does not need it
         return None
+
+
+def padding_share(run: RunDir) -> float | None:
+    """Of all places in the training batches, those that held no token."""
+    steps = run.steps()
+    tokens = [after - before for before, after in pairwise([0, *(step.trained_tokens for step in steps)])]
+    places = sum(count / (1 - step.padding_fraction) for count, step in zip(tokens, steps, strict=True) if step.padding_fraction < 1)
+    return 1 - sum(tokens) / places if places else None
 
 
 def predicted_memory_gb(run: RunDir) -> float | None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from gswa import planner
 from gswa.records import LengthStats
 from gswa.report.findings import gb
-from gswa.report.measures import HELD_OUT, memory_limit_gb, predicted_memory_gb
+from gswa.report.measures import HELD_OUT, memory_limit_gb, padding_share, predicted_memory_gb
 from gswa.rundir import RunDir
 
 PROVENANCE = {
@@ -20,6 +20,7 @@ PROVENANCE = {
     "model_revision": "Revision of the base model",
     "corpus_fingerprint": "Fingerprint of the corpus",
     "chosen_step": "Adapter taken after step",
+    "batching": "Batching",
     "git_commit": "Git commit",
     "flow_run_id": "Prefect flow run",
 }
@@ -202,6 +203,8 @@ def environment_table(run: RunDir) -> Table | None:
 def provenance_table(run: RunDir) -> Table | None:
     metadata = run.metadata()
     rows = [(label, str(metadata[name])) for name, label in PROVENANCE.items() if metadata.get(name) not in (None, "")]
+    padding = padding_share(run)
+    rows += [] if padding is None else [("Padding", f"{100 * padding:.1f} % of all places in the batches")]
     return table(("What", "Recorded"), rows)
 
 

@@ -15,8 +15,9 @@ from gswa.backends.torch.formats import measure
 from gswa.backends.torch.generate import write_answers
 from gswa.backends.torch.memory import job_peak_gb, limit_memory, now_gb
 from gswa.backends.torch.model import add_adapter, load_adapter, load_base
+from gswa.backends.torch.packed import use_packed_attention
 from gswa.backends.torch.rehearsal import rehearse
-from gswa.backends.torch.trainer import GswaTrainer, Schedule, best_step
+from gswa.backends.torch.trainer import PACKED, SIDE_BY_SIDE, GswaTrainer, Schedule, best_step
 from gswa.dataset import Tokenizer, load_tokenizer
 from gswa.errors import DataError, Interrupted
 from gswa.order import read_order, training_files
@@ -46,10 +47,10 @@ class TorchBackend:
         if report.stop_requested():
             raise Interrupted("stopped by a signal; the last step is in a checkpoint", exit_code=75)
         if job.action == "dry_run":
-            return _memory(job, baseline)
+            return {**_batching(trainer), **_memory(job, baseline)}
         chosen = best_step(run) or trainer.state.global_step
         _choose(trainer, run, chosen)
-        return {"chosen_step": chosen, "total_steps": len(trainer.schedule.steps), **_memory(job, baseline)}
+        return {"chosen_step": chosen, "total_steps": len(trainer.schedule.steps), **_batching(trainer), **_memory(job, baseline)}
 
     def evaluate(self, job: TrainJob, report: Report) -> Evaluation:
         report.phase("load")
@@ -86,13 +87,21 @@ def _memory(job: TrainJob, baseline: float) -> dict[str, float]:
     return {"baseline_memory_gb": baseline, "peak_memory_gb": job_peak_gb(job.config.device)}
 
 
+def _batching(trainer: GswaTrainer) -> dict[str, Any]:
+    """How rows share a micro-batch, and the speeds that decided it where the device leaves a choice."""
+    way = SIDE_BY_SIDE if trainer.capacity is None else PACKED
+    return {"batching": way, **({"batching_tokens_per_sec": trainer.batching} if trainer.batching else {})}
+
+
 def _trainer(job: TrainJob, report: Report) -> GswaTrainer:
     config = job.config
     set_seed(config.seed)
     tokenizer = load_tokenizer(job.model)
     held_out: dict[Split, Chunks] = {split: _read(job, split, tokenizer) for split in HELD_OUT}
     data: dict[Split, Chunks] = {"train": Chunks(training_files(job.data), tokenizer), **held_out}
-    model = add_adapter(load_base(job.model, config), config)
+    base = load_base(job.model, config)
+    use_packed_attention(base)
+    model = add_adapter(base, config)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return GswaTrainer(model, job, report, data, _schedule(job, data["train"]), tokenizer)

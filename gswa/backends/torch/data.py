@@ -11,8 +11,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from gswa.backends.torch.loss import IGNORED
+from gswa.backends.torch.packed import pack
 from gswa.config import RunConfig
 from gswa.dataset import Rendered, Tokenizer, render
+from gswa.packing import micro_batches
 from gswa.records import Chunk
 
 
@@ -77,11 +79,11 @@ def pad_token(tokenizer: Tokenizer) -> int:
     return int(pad if pad is not None else tokenizer.eos_token_id or 0)
 
 
-def train_loader(data: Chunks, steps: Sequence[Sequence[int]], config: RunConfig, pad: int) -> DataLoader[Any]:
-    """Every micro-batch of the whole run in order; a step's rows are cut into micro-batches of at most `batch_size`."""
-    size = config.batch_size
-    micro = [list(step[i : i + size]) for step in steps for i in range(0, len(step), size)]
-    return DataLoader(data, batch_sampler=micro, collate_fn=partial(collate, pad=pad, multiple=width_multiple(config)))
+def train_loader(data: Chunks, steps: Sequence[Sequence[int]], config: RunConfig, pad: int, capacity: int | None = None) -> DataLoader[Any]:
+    """Every micro-batch of the whole run in order: rows side by side, or packed into lines of at most `capacity` tokens."""
+    micro = [rows for step in steps for rows in micro_batches(step, config.batch_size, data.lengths, capacity)]
+    side_by_side = partial(collate, pad=pad, multiple=width_multiple(config))
+    return DataLoader(data, batch_sampler=micro, collate_fn=side_by_side if capacity is None else pack)
 
 
 def eval_batches(data: Chunks, config: RunConfig, pad: int, device: torch.device) -> Iterator[dict[str, torch.Tensor]]:

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from gswa.backends.torch.data import Chunks, collate, width_multiple
+from gswa.backends.torch.packed import pack
 from gswa.backends.torch.trainer import GswaTrainer
 from gswa.records import HELD_OUT
 from gswa.rundir import RunDir
@@ -20,7 +21,11 @@ def rehearse(trainer: GswaTrainer) -> None:
     """Raises what the run would raise later; its phase is reported as the real thing's."""
     devices = [trainer.model.device] if trainer.job.config.device == "cuda" else []  # type: ignore[union-attr]  # there is a model
     with torch.random.fork_rng(devices=devices):
-        _training_step(trainer)
+        _training_step(trainer, _longest(trainer, trainer.data["train"], trainer.job.config.batch_size))
+        if trainer.packs:
+            trainer.choose_batching()
+            if trainer.capacity is not None:
+                _training_step(trainer, _full_line(trainer))
         for split in HELD_OUT:
             _evaluation_step(trainer, trainer.data[split])
     _checkpoint(trainer)
@@ -33,15 +38,22 @@ def _longest(trainer: GswaTrainer, data: Chunks, size: int) -> dict[str, torch.T
     return {name: tensor.to(model.device) for name, tensor in batch.items()}
 
 
-def _training_step(trainer: GswaTrainer) -> None:
-    """Forward and backward on the longest micro-batch, with room held for the gradients of the one before it and for the
+def _full_line(trainer: GswaTrainer) -> dict[str, Any]:
+    model: Any = trainer.model
+    line = pack(trainer.data["train"].longest(1) * trainer.job.config.batch_size)
+    del line["tokens"]
+    return {name: value.to(model.device) if torch.is_tensor(value) else value for name, value in line.items()}
+
+
+def _training_step(trainer: GswaTrainer, batch: dict[str, Any]) -> None:
+    """Forward and backward on a largest micro-batch, with room held for the gradients of the one before it and for the
     optimizer's two moments."""
     model: Any = trainer.model
     trainer.report.phase("train")
     trained = [p for p in model.parameters() if p.requires_grad]
     held = [torch.zeros_like(p) for p in trained for _ in range(3)]
     model.train()
-    loss = model(**_longest(trainer, trainer.data["train"], trainer.job.config.batch_size), num_items_in_batch=1).loss
+    loss = model(**batch, num_items_in_batch=1).loss
     loss.backward()
     model.zero_grad(set_to_none=True)
     del held

@@ -19,6 +19,7 @@ from gswa.backends.checkpoint import all_checkpoints, is_sealed, rotate, seal, s
 from gswa.backends.torch.data import Chunks, pad_token, train_loader
 from gswa.backends.torch.evaluate import held_out_loss
 from gswa.backends.torch.memory import peak_gb, reserved_gb, reset_peak
+from gswa.backends.torch.packed import NAME, tried
 from gswa.dataset import Tokenizer
 from gswa.errors import TrainingError
 from gswa.order import Order
@@ -26,6 +27,8 @@ from gswa.records import EvalMetrics, HeldOut, Split, StepMetrics, TrainJob
 from gswa.rundir import RunDir, now
 
 FLOOR = 0.1  # the learning rate decays to this share of its peak
+SIDE_BY_SIDE, PACKED = "length-grouped", "best-fit packing"
+SAME = 5e-3  # of two losses in bf16
 LOSS_SHARE = 0.05  # of the run: so much may be lost at most
 
 
@@ -93,6 +96,8 @@ class GswaTrainer(Trainer):
     ) -> None:
         self.job, self.report, self.data, self.schedule = job, report, data, schedule
         self.pad = pad_token(tokenizer)
+        self.capacity: int | None = None  # tokens of a packed line; None where rows lie side by side
+        self.batching: dict[str, float] = {}  # non-padding tokens per second of each way, where there was a choice
         self.tokens = self.cells = 0  # of the step under way: non-padding tokens, and all places of its tensors
         self._ahead = ThreadPoolExecutor(1, thread_name_prefix="data")
         self._next: Future[Any] | None = None
@@ -101,7 +106,24 @@ class GswaTrainer(Trainer):
         self.remove_callback(PrinterCallback)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        return train_loader(self.data["train"], self.schedule.steps, self.job.config, self.pad)
+        return train_loader(self.data["train"], self.schedule.steps, self.job.config, self.pad, self.capacity)
+
+    @property
+    def packs(self) -> bool:
+        """Whether the model's attention takes packed lines."""
+        model: Any = self.model
+        return bool(model.config._attn_implementation == NAME)
+
+    def choose_batching(self) -> None:
+        """Time a step with rows side by side and with rows packed, and go on with the faster, if both give the same loss."""
+        data, config, step = self.data["train"], self.job.config, self.schedule.steps[self.schedule.start]
+        line = config.batch_size * max(data.lengths)
+        loaders = {way: train_loader(data, [step], config, self.pad, capacity) for way, capacity in ((SIDE_BY_SIDE, None), (PACKED, line))}
+        trials = {way: tried(self.model, (batch for batch in loader if batch["tokens"].numel())) for way, loader in loaders.items()}
+        tokens = sum(data.lengths[row] for row in step)
+        self.batching = {way: round(tokens / trial.seconds, 1) for way, trial in trials.items()}
+        same = math.isclose(trials[PACKED].loss, trials[SIDE_BY_SIDE].loss, rel_tol=SAME)
+        self.capacity = line if same and trials[PACKED].seconds < trials[SIDE_BY_SIDE].seconds else None
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         if self.lr_scheduler is None:
@@ -124,6 +146,8 @@ class GswaTrainer(Trainer):
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         self.tokens += int(inputs.pop("tokens").sum())
         self.cells += inputs["input_ids"].numel()
+        if not inputs["input_ids"].numel():  # packing needed fewer micro-batches than the step has
+            return torch.zeros((), device=model.device)
         return super().training_step(model, inputs, num_items_in_batch)
 
     def held_out(self, split: HeldOut) -> None:
