@@ -27,7 +27,7 @@ ACCEPTED = (
     'accepted are lines such as {"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}, and the '
     'forms of alpaca (instruction, input, output), ShareGPT (conversations) and plain text ({"text": "…"})'
 )
-FAULTS_SHOWN = 5
+FAULTS_SHOWN = 20
 ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant", "developer": "system"}
 
 Fields = Mapping[str, Any]

@@ -156,7 +156,13 @@ def _row(name: str, numbers: Quantiles) -> str:
 def _passed_over(found: Mapping[str, Any]) -> list[str]:
     if not found:
         return []
-    return ["## Lines passed over", "\n".join(f"- {file}: {bad['lines']:,} ({'; '.join(bad['first'])})" for file, bad in found.items())]
+    named = [line for file, bad in found.items() for line in (f"- {file}: {bad['lines']:,}", *_first_lines(bad))]
+    return ["## Lines passed over", "\n".join(named)]
+
+
+def _first_lines(bad: Mapping[str, Any]) -> list[str]:
+    more = bad["lines"] - len(bad["first"])
+    return [f"    - {line}" for line in bad["first"]] + ([f"    - and {more:,} more"] if more else [])
 
 
 def _conserved(found: Mapping[str, Any]) -> list[str]:

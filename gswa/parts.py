@@ -67,7 +67,8 @@ def divide_span(example: Example, span: Span, rules: Rules) -> Divided:
     start, end = span
     prompt = example.messages[:-1]
     if start > 0:
-        prompt = _continuation(example, _context(rules.measure(example.target), start, rules.context))
+        (context,) = _contexts(rules.measure(example.target), [start], rules.context)
+        prompt = _continuation(example, context)
     piece = example.model_copy(update={"messages": _answered(prompt, example.target[start:end])})
     (divided,) = _together([_division(piece, rules)], rules)
     moved = tuple(chunk.model_copy(update={"span": (chunk.span[0] + start, chunk.span[1] + start)}) for chunk in divided.chunks)
@@ -150,8 +151,7 @@ def _split(example: Example, text: Measured, used: int, rules: Rules) -> Generat
     (later,) = yield [_answered(_continuation(example, "."), ".")]
     budget = Budget(rules.max_tokens - taken, rules.max_tokens - later.tokens + 2, rules.context)
     while spans := plan(text, budget, rules.strategy):
-        starts = context_starts(text, np.array([start for start, _ in spans[1:]], dtype=np.int64), rules.context).tolist()
-        contexts = [text.text[start:end].strip() for start, (_, end) in zip(starts, spans[:-1], strict=True)]
+        contexts = _contexts(text, [end for _, end in spans[:-1]], rules.context)
         prompts = [prompt, *(_continuation(example, context) for context in contexts)]
         chats = [_answered(prompt, example.target[start:end]) for prompt, (start, end) in zip(prompts, spans, strict=True)]
         counted = yield chats
@@ -232,9 +232,11 @@ def _asked(instruction: str, context: str) -> Message:
     return Message(role="user", content=f"{instruction}\n\n{context}" if context else instruction)
 
 
-def _context(text: Measured, end: int, tokens: int) -> str:
-    (start,) = context_starts(text, np.array([end], dtype=np.int64), tokens).tolist()
-    return text.text[start:end].strip()
+def _contexts(text: Measured, ends: Sequence[int], tokens: int) -> list[str]:
+    """The text before each of these places, as far as so many tokens hold it; never nothing, unless all of it is white space."""
+    before = [len(text.text[:end].rstrip()) for end in ends]
+    starts = context_starts(text, np.array(before, dtype=np.int64), tokens).tolist()
+    return [text.text[start:end].strip() for start, end in zip(starts, before, strict=True)]
 
 
 def _fitting_prompt(example: Example, used: int, rules: Rules) -> Generator[Sequence[Chat], list[Lengths], tuple[Chat, int] | None]:
@@ -268,7 +270,8 @@ def _shortened(bare: Chat, context: str, rules: Rules) -> Generator[Sequence[Cha
         return (bare, length.tokens - 1) if room >= 0 else None
     text = rules.measure(context)
     while room >= max(LEAST_CONTEXT, rules.max_tokens // CONTEXT_SHARE):
-        prompt = (*bare[:-1], _asked(bare[-1].content, _context(text, len(context), room)))
+        (end,) = _contexts(text, [len(context)], room)
+        prompt = (*bare[:-1], _asked(bare[-1].content, end))
         (length,) = yield [_answered(prompt, ".")]
         over = length.tokens - 1 - rules.max_tokens // 2
         if over <= 0:

@@ -105,9 +105,15 @@ def _positions(text: Measured, kind: str) -> Ints:
 
 
 def context_starts(text: Measured, positions: Ints, tokens: int) -> Ints:
-    """Where the last whole sentences before each position start that take at most `tokens` tokens; else the last words that do."""
+    """Where the last whole sentences before each position start that take at most `tokens` tokens; else the last words that do.
+
+    Where even the last word takes more, as a piece of a text without spaces may, it alone.
+    """
     lowest = text.before(positions) - tokens
-    words = text.ends[np.searchsorted(text.tokens, lowest, side="left")]
+    first = np.searchsorted(text.tokens, lowest, side="left")
+    if tokens:
+        first = np.minimum(first, np.maximum(np.searchsorted(text.ends, positions, side="left") - 1, 0))
+    words = text.ends[first]
     following = np.append(text.sentences, len(text.text))[np.searchsorted(text.sentences, words, side="left")]
     return np.where(following < positions, following, words)
 

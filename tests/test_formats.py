@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gswa.errors import DataError
 from gswa.examples import prepare
-from gswa.formats import FORMS, TEXT_KIND, WRITE, as_line, file_form, form_of, parse_example, read_examples
+from gswa.formats import FAULTS_SHOWN, FORMS, TEXT_KIND, WRITE, as_line, file_form, form_of, parse_example, read_examples
 from gswa.records import Block, Document, Message
 
 GOOD = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]}
@@ -126,10 +126,10 @@ def test_a_bad_line_is_passed_over_with_its_number_and_reason(tmp_path: Path, li
 
 
 def test_without_a_listener_bad_lines_are_logged_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path = written(tmp_path / "train.jsonl", GOOD, *["oops\n"] * 9)
+    path = written(tmp_path / "train.jsonl", GOOD, *["oops\n"] * 30)
     list(read_examples(path))
-    assert len(caplog.records) == 6
-    assert "9 of 10 lines passed over" in caplog.text
+    assert len(caplog.records) == FAULTS_SHOWN + 1
+    assert "30 of 31 lines passed over" in caplog.text
 
 
 def test_two_examples_never_share_an_id(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Examples to chunks: never over the limit, nothing lost."""
 
+from itertools import pairwise
 from typing import cast
 
 import pytest
@@ -50,6 +51,7 @@ def check(one: Divided, tokenizer: Tokenizer, limit: int) -> None:
         assert chunk.tokens == len(rendered.ids) <= limit
         assert chunk.target_tokens == sum(rendered.mask) > 0
         assert chunk.messages[-2].content.strip()
+        assert chunk.part == 1 or chunk.messages[-2].content != CONTINUE
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -153,6 +155,17 @@ def test_a_long_context_gives_way_to_the_answer_by_whole_sentences(tokenizer: To
     assert instruction == "Go on."
     assert context.startswith("Sentence number")
     assert LONG.endswith(context)
+
+
+@pytest.mark.parametrize("text", ["x" * 4000, "日本語のテキスト" * 300, "a" + "b " * 40 + " " * 400 + "c " * 400])
+def test_a_later_part_shows_the_end_of_the_one_before_it_though_no_space_or_sentence_ends_there(text, tokenizer):
+    """A piece that takes more than a context may was left out, and the part was asked to continue nothing."""
+    one = divided(chat("a", text), tokenizer, 128)
+    check(one, tokenizer, 128)
+    assert len(one.chunks) > 2
+    for before, chunk in pairwise(one.chunks):
+        context = chunk.messages[0].content.removeprefix(CONTINUE).strip()
+        assert context and before.target.endswith(context)
 
 
 @pytest.mark.parametrize(("context", "instead"), [("", OPEN), (f"\n\n{LONG}", CONTINUE)])
