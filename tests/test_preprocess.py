@@ -74,10 +74,12 @@ def test_chunks_have_the_form_of_their_examples_and_their_fields(tmp_path: Path,
 
 
 def test_bad_lines_are_counted_and_named_in_the_report(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    source = written(tmp_path / "mine.jsonl", LINES["alpaca"], "oops\n", *[{"title": "x"}] * 8, LINES["alpaca"])
+    source = written(tmp_path / "mine.jsonl", LINES["alpaca"], "oops\n", *[{"title": "x"}] * 28, LINES["alpaca"])
     stats = preprocess_folder(source, tmp_path / "out", Rules(tokenizer, 256))
-    assert stats.passed_over["mine.jsonl"]["lines"] == 9
-    assert "- mine.jsonl: 9 (line 2: not valid JSON; line 3: none of messages" in statistics_report(stats)
+    assert stats.passed_over["mine.jsonl"]["lines"] == 29
+    report = statistics_report(stats)
+    assert "- mine.jsonl: 29\n    - line 2: not valid JSON\n    - line 3: none of messages" in report
+    assert "    - and 9 more" in report
     assert stats.conservation["examples"] == 2
 
 
