@@ -27,7 +27,7 @@ from gswa.console import table
 from gswa.errors import GswaError
 from gswa.files import write_json
 from gswa.hardware import Hardware, probe
-from gswa.planning import dry_run, surroundings
+from gswa.planning import dry_run, foreseen, surroundings
 from gswa.records import Plan
 from gswa.rundir import RunDir
 
@@ -53,7 +53,8 @@ def swept(options: argparse.Namespace, home: Path) -> list[tuple[dict[str, Any],
     intake.prepare(run, intake.parse(run))
     base = settle.settle(request, machine_here)
     run.write_config(request, base)
-    configs = candidates(base.config, base.config.seed, surroundings(run, base, machine_here, request), allowed_gb(base, machine_here))
+    here = surroundings(base, machine_here, request, *foreseen(run, base.config, machine_here))
+    configs = candidates(base.config, base.config.seed, here, allowed_gb(base, machine_here))
     speeds: dict[int, list[float]] = {number: [] for number in range(len(configs))}
     peaks = dict.fromkeys(speeds, 0.0)
     shuffled = random.Random(time.time_ns())

@@ -4,7 +4,7 @@ import difflib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Optional, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Optional, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator
@@ -17,6 +17,7 @@ CONFIG_SCHEMA = 1
 
 Runner = Literal["threads", "processes", "dask", "ray"]
 Strategy = Literal["auto", "paragraph", "sentence", "token"]
+Given = TypeVar("Given", bound=BaseModel)
 
 
 class RunConfig(BaseModel):
@@ -124,6 +125,15 @@ class RunRequest(BaseModel):
     memory_safe: bool = Field(False, description="one profile lower, evaluation batch 1, margin 0.7")
     skip_plots: bool = Field(False, description="no plots and no HTML report")
     resume: str | None = Field(None, description="id or folder of a run to continue")
+
+
+def of_flags(model: type[Given], **values: Any) -> Given:
+    """A model of what the command line gave; pydantic's faults as one ConfigError that names the flags."""
+    try:
+        return model(**values)
+    except ValidationError as error:
+        faults = [f"--{str(fault['loc'][0]).replace('_', '-')} {fault['input']}: {fault['msg']}" for fault in error.errors()]
+        raise ConfigError("\n".join(faults)) from error
 
 
 class Layer(NamedTuple):

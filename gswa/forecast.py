@@ -10,7 +10,7 @@ from gswa.config import RunConfig, settings_in_words
 from gswa.errors import ConfigError
 from gswa.files import append_line
 from gswa.hardware import Hardware
-from gswa.memory import Prediction, Rows, Shape, predict, read_shape
+from gswa.memory import Alive, Prediction, Rows, Shape, predict, read_shape
 from gswa.models import model_named
 from gswa.records import SPLITS
 from gswa.rundir import RunDir, now
@@ -47,8 +47,8 @@ class Forecaster(NamedTuple):
     rows: Rows | None
     corrections: dict[bool, Correction | None]
 
-    def __call__(self, config: RunConfig) -> Forecast:
-        return Forecast(predict(self.shape, config, self.rows), self.corrections[is_limited(config)])
+    def __call__(self, config: RunConfig, counted: Alive | None = None) -> Forecast:
+        return Forecast(predict(self.shape, config, self.rows, counted), self.corrections[is_limited(config)])
 
 
 def forecaster(model_id: str, compute: str, workspace: Workspace, rows: Rows | None = None) -> Forecaster | None:

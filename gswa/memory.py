@@ -14,7 +14,7 @@ from gswa.config import RunConfig
 from gswa.errors import ConfigError
 from gswa.records import Record
 
-FORMULAS = 1  # their version: a correction that was fitted to others is not used
+FORMULAS = 2  # their version: a correction that was fitted to others is not used
 ADAPTER, GRADIENT, MOMENTS = 4, 4, 8  # per adapter parameter: fp32, its gradient, AdamW's two moments
 NUMBER = {"fp32": 4, "bf16": 2, "fp16": 2}
 NF4 = 4 / 8 + (1 + 4 / 256) / 64  # per weight: 4 bits; per 64 weights a scale of 8 bits; per 256 scales one of 32 (QLoRA, 2305.14314)
@@ -22,16 +22,18 @@ LOSS_CHUNK = 256  # target tokens that meet the head at once: gswa/backends/torc
 QUERY_BLOCK = 64  # queries whose scores exist at once on a CPU: gswa/backends/torch/attention.py
 # Until this machine's own measurements say it better: the process before a model is loaded (libraries, or the CUDA context), what
 # it takes to work at all (threads, code read in, scratch of the matrix library), and what an allocator holds beyond what is alive.
-BASELINE_GB = {"cpu": 0.5, "cuda": 0.6, "metal": 0.5}
-WORKING_GB = {"cpu": 0.024, "cuda": 0.1, "metal": 0.1}
+BASELINE_GB = {"cpu": 0.28, "cuda": 0.6, "metal": 0.5}
+WORKING_GB = {"cpu": 0.055, "cuda": 0.1, "metal": 0.1}
+KERNELS_GB = 0.08  # in 16 bits on a CPU: oneDNN compiles one for each shape, and a child keeps 128 (gswa/backends/child.py)
 HELD = {"cpu": 1.0, "cuda": 1.05, "metal": 1.1}
-# glibc gives tensors under 32 MiB no place that a freed one of the same size has left (its memalign passes it by), so that its
-# heap grew to 1.8 times what was alive; a child under a memory limit gives each tensor pages of its own.
-FRAGMENTED, OWN_PAGES_FROM = 1.6, 32 * 2**20
+# glibc does not give every place under 32 MiB that a freed tensor has left to one of the same size, though children run with its
+# small-block caches off (gswa/backends/child.py); a child under a memory limit gives each tensor pages of its own.
+FRAGMENTED, OWN_PAGES_FROM = 1.2, 32 * 2**20
 
 # Families by what sets them apart from Llama.
 PACKED = ("phi3",)  # q, k and v are one matrix, gate and up another
-LEAN_MLP = ("llama", "mistral", "qwen2", "qwen3")  # gswa/backends/torch/mlp.py
+LEAN_NORMS = ("llama", "mistral", "qwen2", "qwen3", "phi3")  # gswa/backends/torch/blocks.py: the output is made again, not kept
+LEAN_MLP = ("llama", "mistral", "qwen2", "qwen3")  # the same of silu(gate) · up
 FOUR_NORMS = ("gemma2", "gemma3_text")  # before and after attention and MLP
 HEAD_NORMS = ("qwen3", "gemma3_text")  # of each head's query and key
 CAPPED = ("gemma2",)  # logits and scores are capped, so that all of them are kept
@@ -123,6 +125,13 @@ class Prediction(Record):
         return max(self.load_gb, self.train_gb, self.evaluate_gb, self.save_gb)
 
 
+class Alive(NamedTuple):
+    """GB of live tensors at the peak of training and of evaluation, as `gswa.backends.torch.fake` counts them."""
+
+    train_gb: float
+    evaluate_gb: float
+
+
 class Rows(NamedTuple):
     """Tokens of the longest row of training and of evaluation, and the share of a row that carries loss."""
 
@@ -131,31 +140,40 @@ class Rows(NamedTuple):
     targets: float = 1.0
 
 
-def predict(shape: Shape, config: RunConfig, rows: Rows | None = None, baseline_gb: float | None = None) -> Prediction:
-    """The peaks for these settings. Without `rows` every row is as long as `max_seq_length` allows and all loss."""
+def predict(shape: Shape, config: RunConfig, rows: Rows | None = None, counted: Alive | None = None) -> Prediction:
+    """The peaks for these settings. Without `rows` every row is as long as `max_seq_length` allows and all loss. What was `counted`
+    takes the place of the formulas for activations."""
     rows = rows or Rows(config.max_seq_length, config.max_seq_length)
     train, evaluate = (max(1, min(tokens, config.max_seq_length)) for tokens in (rows.train, rows.evaluate))
     rows = rows._replace(train=train, evaluate=evaluate)
-    baseline = BASELINE_GB[config.device] if baseline_gb is None else baseline_gb
+    baseline = BASELINE_GB[config.device]
     adapter = adapter_parameters(shape, config)
     weights = base_bytes(shape, config) + ADAPTER * adapter + (NUMBER[config.number_format] * adapter if _halved(config) else 0)
+    trained, evaluated = weights + (GRADIENT + MOMENTS) * adapter, weights + MOMENTS * adapter
     moments = _moments(shape, config, rows)
     moment = max(moments, key=lambda name: moments[name])
+    passing = moments[moment], _evaluation(shape, config, rows)
+    if counted is not None:
+        passing = counted.train_gb * GB - trained, counted.evaluate_gb * GB - evaluated
 
     def total(lasting: float, passing: float = 0.0) -> float:
         alive = lasting + passing * _fragmentation(shape, config, rows)
-        return baseline + WORKING_GB[config.device] + HELD[config.device] * alive / GB
+        return baseline + working_gb(config) + HELD[config.device] * alive / GB
 
     return Prediction(
         baseline_gb=baseline,
         weights_gb=base_bytes(shape, config) / GB,
         adapter_gb=(ADAPTER + GRADIENT + MOMENTS) * adapter / GB,
         load_gb=total(base_bytes(shape, config) + largest_tensor(shape)),
-        train_gb=total(weights + (GRADIENT + MOMENTS) * adapter, moments[moment]),
-        evaluate_gb=total(weights + MOMENTS * adapter, _evaluation(shape, config, rows)),
+        train_gb=total(trained, passing[0]),
+        evaluate_gb=total(evaluated, passing[1]),
         save_gb=total(weights + (ADAPTER + MOMENTS) * adapter),
-        moment=moment,
+        moment=moment if counted is None else "",
     )
+
+
+def working_gb(config: RunConfig) -> float:
+    return WORKING_GB[config.device] + (KERNELS_GB if config.device == "cpu" and _halved(config) else 0.0)
 
 
 def _fragmentation(shape: Shape, config: RunConfig, rows: Rows) -> float:
@@ -194,43 +212,48 @@ def _halved(config: RunConfig) -> bool:
 
 
 # -- activations ---------------------------------------------------------------------------------------------------------
-def kept_per_token(shape: Shape, config: RunConfig, tokens: int) -> int:
-    """What autograd keeps of one block for one token of a row of `tokens`.
+def kept_per_token(shape: Shape, config: RunConfig, tokens: int, again: bool = False) -> int:
+    """What autograd keeps of one block for one token of a row of `tokens`; `again`: of a block that is gone through again.
 
-    In fp32, whatever the format: the inputs of the norms (4 H each) and of the heads' norms, and one number per norm and head.
-    In b: the inputs of the linear layers (H for q, k, v; Q for o; H for gate and up; M for down), gate and up (2 M; another M
-    where the MLP is not ours), and attention's own: q, k, v and its output (2 Q + 2 K), which on a CPU is a copy beside o's input
-    where rows and key heads must be brought together.
+    In b: the inputs of the norms (H each, also of the heads' norms); q, k, v and attention's output (2 Q + 2 K), and a copy of
+    the output as o's input (Q) where rows and key heads were brought together on a CPU; gate and up (2 M). What follows is made
+    again by our own blocks and kept by the library's: the norms' outputs (H each, as inputs of q, k, v and of gate, up), and
+    silu(gate) · up (M). The library's norms keep their inputs in fp32, its MLP silu(gate) too (M).
     """
     b, hidden, inner, queries, keys = NUMBER[config.number_format], shape.hidden, shape.inner, shape.queries, shape.keys
-    norms = (4 if shape.family in FOUR_NORMS else 2) * 4 * (hidden + 1)
-    if shape.family in HEAD_NORMS:
-        norms += 4 * (queries + keys + (queries + keys) // shape.head)
+    lean_norms, lean_mlp = shape.family in LEAN_NORMS, shape.family in LEAN_MLP
+    norms = (4 if shape.family in FOUR_NORMS else 2) * hidden + (queries + keys if shape.family in HEAD_NORMS else 0)
+    outputs = 0 if lean_norms and not again else 2 * hidden
     if shape.family in CAPPED:
         attention = b * 4 * queries + 8 * shape.heads * tokens  # keys and values repeated for each query head; all scores twice
     else:
         copied = config.device == "cpu" and config.batch_size > 1 and keys > shape.head
         attention = b * (2 * queries + 2 * keys + (queries if copied else 0)) + 4 * shape.heads
-    mlp = b * inner * (3 if shape.family in LEAN_MLP else 4)
-    return norms + 2 * b * hidden + attention + mlp
+        if shape.family in PACKED and not copied:
+            attention += b * (queries + keys)  # the values are a part of the packed product, and keep all of it
+    mlp = inner * (4 if not lean_mlp else 3 if again else 2)
+    return (b if lean_norms else 4) * norms + b * outputs + attention + b * mlp
 
 
 def _moments(shape: Shape, config: RunConfig, rows: Rows) -> dict[str, float]:
     """Activations alive at the moments of a micro-batch that can be its largest."""
-    n, b, hidden = config.batch_size * rows.train, NUMBER[config.number_format], shape.hidden
-    block = n * kept_per_token(shape, config, rows.train)
+    n, b, hidden, inner = config.batch_size * rows.train, NUMBER[config.number_format], shape.hidden, shape.inner
+    adapted, lean = adapted_blocks(shape, config), shape.family in LEAN_NORMS
+    last = n * hidden * (b if lean else 4)  # of the norm after the blocks
     if config.gradient_checkpointing:
-        kept, again = adapted_blocks(shape, config) * n * hidden * b, block
-        last = n * hidden * (4 if b == 2 else 0)  # in fp32 the last block's output is what the norm keeps
+        kept, again = adapted * n * hidden * b, n * kept_per_token(shape, config, rows.train, again=True)
+        last = last if b == 2 and not lean else 0  # else it is the last block's output, which is there
     else:
-        below = adapted_blocks(shape, config) < shape.blocks
-        kept, again = adapted_blocks(shape, config) * block - (0 if below else 4 * n * hidden), 0  # nothing trains below the first norm
-        last = 4 * n * hidden
+        # Nothing trains below the first norm of the first block, so that it keeps no input; ours would have kept no output.
+        first = 0 if lean or adapted < shape.blocks else 4 * n * hidden
+        kept, again = adapted * n * kept_per_token(shape, config, rows.train) - first, 0
     product = _linear_temporary(shape, config)
+    remade = inner if shape.family in LEAN_MLP and not config.gradient_checkpointing else 0
     return {
         "loss": kept + last + n * hidden * b + _loss(shape, config, n, rows.targets, training=True),
-        "norm": kept + last + n * hidden * 20,  # five fp32 tensors in the last norm's backward pass
-        "MLP": kept + again + n * hidden * b + max(2 * n * shape.inner * b, n * shape.inner * b + product),
+        # Backward of the norm after the blocks, or of that after the last block's MLP: three to five tensors in fp32.
+        "norm": kept + max(last, again if shape.family in FOUR_NORMS else 0) + n * hidden * (12 if b == 4 else 16 if lean else 20),
+        "MLP": kept + again + n * (hidden + remade) * b + max(2 * n * inner * b, n * inner * b + product),
         "attention": kept + again + _attention_backward(shape, config, n, rows.train),
     }
 
@@ -239,7 +262,7 @@ def _loss(shape: Shape, config: RunConfig, n: int, targets: float, training: boo
     """Logits of one chunk, their softmax, and in training the picked hidden states and their gradient."""
     b, chosen = NUMBER[config.number_format], n * targets
     if shape.family in CAPPED:
-        return n * shape.vocabulary * ((3 * b + 4) if training else (2 * b + 4))
+        return n * shape.vocabulary * ((16 if b == 4 else 14) if training else 8 if b == 4 else 10)
     chunk = min(LOSS_CHUNK, chosen)
     return chunk * shape.vocabulary * (4 if b == 4 else 6) + chosen * shape.hidden * b * (2 if training else 1) + chunk * shape.hidden * b
 
@@ -262,9 +285,14 @@ def _scores(shape: Shape, config: RunConfig, n: int) -> float:
 def _attention_backward(shape: Shape, config: RunConfig, n: int, tokens: int) -> float:
     """The MLP's share is free by then; gradients of q, k, v and of the output stand beside what attention kept."""
     b, hidden, queries, keys = NUMBER[config.number_format], shape.hidden, shape.queries, shape.keys
-    freed = b * shape.inner * (3 if shape.family in LEAN_MLP else 4) + (4 + b) * hidden
-    grown = b * (hidden + 3 * queries + 2 * keys) + (12 * shape.heads * tokens if shape.family in CAPPED else 0)
+    freed = b * shape.inner * (2 if shape.family in LEAN_MLP and not config.gradient_checkpointing else 3) + b * hidden
+    grown = b * (hidden + 3 * queries + 2 * keys) + _eager_backward(shape, config, tokens)
     return n * (grown - freed) + _scores(shape, config, n)
+
+
+def _eager_backward(shape: Shape, config: RunConfig, tokens: int) -> int:
+    """Of attention that keeps its scores: their gradients; where they are made again too, one tensor of them more."""
+    return shape.heads * tokens * (16 if config.gradient_checkpointing else 10) if shape.family in CAPPED else 0
 
 
 def _evaluation(shape: Shape, config: RunConfig, rows: Rows) -> float:
@@ -272,6 +300,6 @@ def _evaluation(shape: Shape, config: RunConfig, rows: Rows) -> float:
     n, b, hidden = config.eval_batch_size * rows.evaluate, NUMBER[config.number_format], shape.hidden
     attention = n * b * (3 * hidden + 3 * shape.queries + 4 * shape.keys) + _scores(shape, config, n)
     if shape.family in CAPPED:
-        attention += n * shape.heads * rows.evaluate * 12
+        attention += n * shape.heads * rows.evaluate * (8 if b == 4 else 10)
     mlp = n * b * (4 * hidden + 3 * shape.inner) + _linear_temporary(shape, config)
     return max(attention, mlp, n * hidden * b + _loss(shape, config, n, rows.targets, training=False))

@@ -14,6 +14,7 @@ from gswa.records import Plan, Trial
 
 # At the margin itself a plan keeps 0.9 of its score, so that the one chosen is never slower than 0.9 of the fastest.
 SCORE_AT_MARGIN = 0.9
+OUT_OF_MEMORY = "out of memory"
 
 
 class Measured(NamedTuple):
@@ -160,7 +161,7 @@ def _try(trial: Trial, config: RunConfig, dry_run: DryRun, seconds: float) -> Tr
     try:
         measured = dry_run(config, seconds)
     except OutOfMemory as error:
-        reason = f"out of memory ({error.phase}, step {error.step}): {error}"
+        reason = f"{OUT_OF_MEMORY} ({error.phase}, step {error.step}): {error}"
         return trial.model_copy(update={"peak_memory_gb": error.peak_memory_gb, "rejected": reason})
     except (TrainingError, DataError) as error:
         return trial.model_copy(update={"rejected": str(error) or type(error).__name__})
@@ -185,12 +186,27 @@ def refusal(plan: Plan) -> str:
     )
 
 
+def is_short_of_memory(plan: Plan) -> bool:
+    """Whether a candidate was rejected for its memory: as foretold, as measured, or since it ran out of it."""
+    allowed = plan.margin * plan.memory_gb
+    return any(_peak(trial) > allowed or trial.rejected.startswith(OUT_OF_MEMORY) for trial in plan.trials)
+
+
 # Beside the table, in the terminal, the report and the dashboard: what the factors are.
 EXPLAINED = (
     "score = throughput_score * stability_score * effective_batch_factor. Throughput: tokens per second over those of the fastest "
     "candidate that fits. Stability: 1 up to half of the memory that the margin leaves, then falling to 0.9 at all of it. Effective "
     "batch: its ratio to 8 sequences per step. Order and ties follow from the seed; tokens per second and peaks are measured."
 )
+
+
+def explained(plan: Plan) -> str:
+    """Below the table: the factors, and the second opinion on the chosen candidate's memory."""
+    if plan.counted_memory_gb is None:
+        return EXPLAINED
+    return f"{EXPLAINED} The chosen one's peak, counted on tensors without data: {plan.counted_memory_gb:.2f} GB."
+
+
 COLUMNS = ("", "settings", "predicted peak", "measured peak", "predicted speed", "tok/s", "score", "verdict")
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import tempfile
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,12 +14,12 @@ from gswa.candidates import Foretold, Surroundings
 from gswa.config import RunConfig, RunRequest, Settled, settings_in_words
 from gswa.disk import check_writable
 from gswa.dryruns import Known, fingerprint
-from gswa.errors import ConfigError, NoPlan, TrainingError
+from gswa.errors import ConfigError, GswaError, Interrupted, NoPlan, TrainingError
 from gswa.files import write_json
 from gswa.flops import tokens_per_second
 from gswa.forecast import Forecaster, forecaster, learn, rows_uncut
 from gswa.hardware import Hardware
-from gswa.memory import Rows
+from gswa.memory import Alive, Rows
 from gswa.number_formats import with_formats
 from gswa.planner import Measured
 from gswa.records import Plan
@@ -26,6 +27,7 @@ from gswa.rundir import RunDir
 from gswa.workspace import Workspace
 
 log = logging.getLogger("gswa")
+COUNT_SECONDS = 60.0
 TryOut = Callable[[RunDir, RunConfig, int, float], Measured]  # run, settings, steps, seconds it may take
 
 
@@ -54,7 +56,9 @@ def plan_run(run: RunDir, base: Settled, machine: Hardware, request: RunRequest,
     made = run.plan()
     if made is not None and made.chosen is not None:
         return made
+    began = time.monotonic()
     known = Known(Workspace().dry_runs, fingerprint(base.config.model_id, run, machine))
+    forecast, rows = foreseen(run, base.config, machine)
     plan = planner.plan(
         base.config,
         memory_gb=machine.memory_gb,
@@ -63,25 +67,46 @@ def plan_run(run: RunDir, base: Settled, machine: Hardware, request: RunRequest,
         max_seconds=request.max_plan_seconds,
         seed=base.config.seed,
         dry_run=None if request.skip_dry_run else _known_or_tried(run, known, request.dry_run_steps, try_out),
-        here=surroundings(run, base, machine, request),
+        here=surroundings(base, machine, request, forecast, rows),
     )
+    if plan.chosen is not None:
+        left = request.max_plan_seconds - (time.monotonic() - began)
+        plan = plan.model_copy(update={"counted_memory_gb": counted_gb(run, base.config.replace(**plan.chosen), forecast, left)})
     write_json(run.plan_file, plan.model_dump(mode="json"))
     if plan.chosen is None:
-        raise NoPlan(f"{planner.refusal(plan)}\n{_what_would_fit(plan, machine)}")
+        raise NoPlan(f"{planner.refusal(plan)}\n{_way_out(plan, machine)}")
     return plan
 
 
-def surroundings(run: RunDir, base: Settled, machine: Hardware, request: RunRequest) -> Surroundings:
+def foreseen(run: RunDir, config: RunConfig, machine: Hardware) -> tuple[Forecaster | None, Rows]:
+    """What predicts memory for this run's longest rows, and their lengths. One for the whole plan: its dry runs teach the next one."""
+    chunking.chunks(run, config)
+    rows = rows_uncut(run, config)
+    return forecaster(config.model_id, machine.compute_name, Workspace(), rows), rows
+
+
+def surroundings(base: Settled, machine: Hardware, request: RunRequest, forecast: Forecaster | None, rows: Rows) -> Surroundings:
     """What the run's data and this machine say of candidates; settings that a flag or a file gave are fixed."""
-    chunking.chunks(run, base.config)
-    rows = rows_uncut(run, base.config)
-    forecast = forecaster(base.config.model_id, machine.compute_name, Workspace(), rows)
     return Surroundings(
         fixed={name for name, origin in base.origin.items() if origin in ("command line", str(request.config))},
         foretell=partial(_foretell, forecast, rows, machine) if forecast else None,
         formats=machine.number_formats,
         longest=rows.train,
     )
+
+
+def counted_gb(run: RunDir, config: RunConfig, forecast: Forecaster | None, seconds: float) -> float | None:
+    """The peak of memory by the second opinion: the step gone through on tensors without data. None where it cannot be had in time."""
+    if forecast is None:
+        return None
+    try:
+        counted = run_child(job_for(run, config, action="count", rows=forecast.rows), seconds=min(seconds, COUNT_SECONDS))
+    except Interrupted:
+        raise
+    except GswaError as error:
+        log.info("live tensors were not counted: %s", error)
+        return None
+    return forecast(config, Alive(**counted)).peak_gb if counted else None
 
 
 def _foretell(forecast: Forecaster, rows: Rows, machine: Hardware, config: RunConfig) -> Foretold:
@@ -104,8 +129,10 @@ def _known_or_tried(run: RunDir, known: Known, steps: int, try_out: TryOut) -> p
     return measured
 
 
-def _what_would_fit(plan: Plan, machine: Hardware) -> str:
-    """The way out: the size of machine that would do, and the models that fit this one."""
+def _way_out(plan: Plan, machine: Hardware) -> str:
+    """The size of machine that would do, and the models that fit this one; where memory was not the reason, the flags that may help."""
+    if not planner.is_short_of_memory(plan):
+        return "--max-seconds gives the dry runs more time; --skip-dry-run chooses by prediction alone"
     peaks = [peak for trial in plan.trials if (peak := trial.peak_memory_gb or trial.predicted_memory_gb)]
     fitting = [each for each in advice.outlooks(machine, Workspace()) if each.verdict == "fits" or each.with_less]
     named = [f"{each.model.model_id} ({each.with_less or 'as it is'})" for each in fitting[:3]]

@@ -123,13 +123,14 @@ class LengthStats(Record):
 
 
 class TrainJob(Record):
-    """All that a child needs to train, to dry-run, to evaluate, to generate or to measure number formats; crosses to it as JSON.
+    """All that a child needs to train, to dry-run, to evaluate, to generate, to measure number formats or to count live tensors;
+    crosses to it as JSON.
 
     `data` holds train.jsonl, valid.jsonl, test.jsonl of chunks, or prompts.jsonl to answer. `max_steps` ends a dry run early
-    (None: to the end).
+    (None: to the end). `rows` are the lengths to count for: see `gswa.memory.Rows`.
     """
 
-    action: Literal["train", "dry_run", "evaluate", "generate", "measure"] = "train"
+    action: Literal["train", "dry_run", "evaluate", "generate", "measure", "count"] = "train"
     run: Path
     model: str = Field(description="folder of the base model, or its hub id")
     data: Path
@@ -137,6 +138,7 @@ class TrainJob(Record):
     attempt: int = 1
     max_steps: int | None = None
     samples: int = 3
+    rows: tuple[int, int, float] | None = None
 
 
 class Prompt(Record):
@@ -221,7 +223,10 @@ class Trial(Record):
 
 
 class Plan(Record):
-    """Candidates, best first; `chosen` is the settings layer of the best one that was not rejected (None: all were)."""
+    """Candidates, best first; `chosen` is the settings layer of the best one that was not rejected (None: all were).
+
+    `counted_memory_gb` is a second opinion on its peak: of the step itself, gone through on tensors without data.
+    """
 
     schema_version: int = 1
     margin: float
@@ -230,6 +235,7 @@ class Plan(Record):
     dry_run_steps: int
     trials: tuple[Trial, ...]
     chosen: dict[str, int | float | str | bool | None] | None
+    counted_memory_gb: float | None = None
 
 
 class RunSummary(Record):

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 from typer.exceptions import TyperException
 
-from gswa.config import RunRequest, Settings, parse_memory
+from gswa.config import RunRequest, Settings, of_flags, parse_memory
 from gswa.console import afterwards, in_words, message, rows_of, shown, shown_path, table, with_way_on
 from gswa.errors import ConfigError, GswaError, Interrupted
 from gswa.rundir import RunDir
@@ -29,7 +29,9 @@ console = Console(highlight=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 Model = Annotated[str | None, typer.Option("--model", "-m", help="gswa-tiny (built in), smollm2-135m, a local folder, or a hub id.")]
-Limit = Annotated[str | None, typer.Option("--memory-limit", help="Behave as on a card or machine of this size, such as 8GB.")]
+Limit = Annotated[
+    float | None, typer.Option("--memory-limit", parser=parse_memory, metavar="SIZE", help="Behave as on a machine of this size, as 8GB.")
+]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before starting.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Latest = Annotated[bool, typer.Option("--latest", help="The newest run.")]
@@ -44,9 +46,11 @@ def info(
 ) -> None:
     """Show hardware, and the settings it would train with."""
     from gswa import advice, hardware
+    from gswa.number_formats import with_formats
     from gswa.workspace import Workspace
 
-    machine, workspace = hardware.probe(parse_memory(memory_limit) if memory_limit else None), Workspace()
+    workspace = Workspace()
+    machine = with_formats(hardware.probe(memory_limit), workspace, measure=lambda _: {})  # as measured before; not now, it takes seconds
     if as_json:
         console.print_json(data=advice.info_json(machine, workspace))
         return
@@ -129,20 +133,18 @@ def plan(
     debug: Debug = False,
 ) -> None:
     """Find good settings by dry runs on the longest real rows."""
-    from gswa.planner import plan_table
+    from gswa.planner import explained, plan_table
     from gswa.planning import plan_command
 
-    settings = _validated(
-        Settings, model_id=model, margin=margin, seed=seed, memory_limit_gb=parse_memory(memory_limit) if memory_limit else None
-    )
-    request = _validated(
+    settings = of_flags(Settings, model_id=model, margin=margin, seed=seed, memory_limit_gb=memory_limit)
+    request = of_flags(
         RunRequest, settings=settings, data=data, auto_plan=True, max_candidates=max_candidates, dry_run_steps=dry_run_steps,
         max_plan_seconds=max_seconds, skip_dry_run=skip_dry_run,
     )  # fmt: skip
     made, file = plan_command(request, output)
     header, *rows = plan_table(made)
     _table(header, rows)
-    console.print(f"written to {file}\ntrain with it: python -m gswa.train train --config {file}", markup=False)
+    console.print(f"{explained(made)}\nwritten to {file}\ntrain with it: python -m gswa.train train --config {file}", markup=False)
 
 
 @app.command()
@@ -176,13 +178,13 @@ def train(
     debug: Debug = False,
 ) -> None:
     """Train: the whole way from papers to adapter and report."""
-    settings = _validated(
+    settings = of_flags(
         Settings, model_id=model, batch_size=batch_size, max_seq_length=max_seq_length, num_layers=num_layers, iters=iters, epochs=epochs,
         learning_rate=learning_rate, lora_rank=lora_rank, seed=seed, backend=backend, num_processes=num_processes,
         preprocess_enabled=True if preprocess else None, enable_oom_fallback=False if no_oom_fallback else None,
-        memory_limit_gb=parse_memory(memory_limit) if memory_limit else None,
+        memory_limit_gb=memory_limit,
     )  # fmt: skip
-    request = _validated(
+    request = of_flags(
         RunRequest, name=name, description=description, config=config, settings=settings, data=data, parser=parser, task_runner=task_runner,
         auto_plan=auto_plan, memory_safe=memory_safe, skip_plots=skip_plots,
     )  # fmt: skip
@@ -308,17 +310,6 @@ def _chosen(run_dir: Path | None, latest: bool) -> RunDir:
     if run_dir and latest:
         raise ConfigError("--run-dir and --latest are both given; leave one of them out")
     return Workspace().find_run(run_dir) if run_dir else Workspace().latest_run()
-
-
-def _validated(model: Any, **values: Any) -> Any:
-    """Pydantic's faults as one ConfigError that names the flags."""
-    from pydantic import ValidationError
-
-    try:
-        return model(**values)
-    except ValidationError as error:
-        faults = [f"--{str(fault['loc'][0]).replace('_', '-')} {fault['input']}: {fault['msg']}" for fault in error.errors()]
-        raise ConfigError("\n".join(faults)) from error
 
 
 def _show_settings(request: RunRequest, ask: bool) -> None:

@@ -36,7 +36,7 @@ def choose_plan(run: RunDir, machine: Hardware) -> Plan | None:
     if not request.auto_plan:
         return None
     plan = planning.plan_run(run, settle.settle(request, machine), machine, request, dry_run)
-    create_table_artifact(planner.plan_table(plan), key="plan", description=planner.EXPLAINED)
+    create_table_artifact(planner.plan_table(plan), key="plan", description=planner.explained(plan))
     return plan
 
 

@@ -15,10 +15,10 @@ FLOORS = (  # highest first; what stands on one floor may import its neighbours,
     "gswa.pairs gswa.writers gswa.settle gswa.preprocess gswa.console gswa.advice",
     "gswa.corpus gswa.examples gswa.formats gswa.passages gswa.recipe gswa.splits gswa.chunking gswa.parts gswa.aligned gswa.measure "
     "gswa.spans gswa.sentences gswa.lengths gswa.conservation gswa.cursor gswa.hardware gswa.nvidia gswa.profiles "
-    "gswa.models gswa.memory gswa.calibration gswa.forecast gswa.flops gswa.candidates gswa.ladder "
+    "gswa.models gswa.calibration gswa.forecast gswa.flops gswa.candidates gswa.ladder "
     "gswa.basemodel",
     "gswa.backends",
-    "gswa.dataset gswa.tokens gswa.order gswa.packing",
+    "gswa.dataset gswa.memory gswa.tokens gswa.order gswa.packing",
     "gswa.rundir gswa.workspace gswa.cgroup gswa.disk",
     "gswa.config gswa.errors gswa.records gswa.files",
 )

@@ -43,6 +43,11 @@ class Backend(Protocol):
         """GFLOP/s of a matrix product in each number format that the device has."""
         ...
 
+    def count_memory(self, job: TrainJob) -> dict[str, float]:
+        """GB of live tensors in training and in evaluation, without weights or device: `gswa.memory.Alive`. Empty for a base whose
+        architecture the library does not know."""
+        ...
+
 
 # What the preload server of a backend loads before it forks: all that a child would spend its first seconds on.
 PRELOAD = {"torch": ("gswa.backends.torch", "gswa.backends.worker", "peft", "transformers.models.llama.modeling_llama")}

@@ -115,6 +115,8 @@ def _act(job: TrainJob, report: Messages) -> dict[str, Any]:
         return {}
     if job.action == "measure":
         return dict(backend.measure_number_formats(job.config.device))
+    if job.action == "count":
+        return dict(backend.count_memory(job))
     return backend.generate(job, report) if job.action == "generate" else backend.train(job, report)
 
 

@@ -106,6 +106,12 @@ def memory_table(run: RunDir) -> Table | None:
         rows.append(
             ("Predicted peak", gb(predicted), f"{100 * (predicted - measured) / measured:+.0f} % off the measured one" if measured else "")
         )
+    plan = run.plan()
+    if plan is not None and plan.counted_memory_gb is not None and not run.fallbacks():
+        counted = plan.counted_memory_gb
+        rows.append(
+            ("Counted on tensors without data", gb(counted), f"{100 * (counted - measured) / measured:+.0f} % off the measured one")
+        )
     if limit:
         rows.append(("Limit", gb(limit), ""))
     return table(("Memory", "Size", "Share"), rows, ("Size",))

@@ -1,5 +1,6 @@
 """The torch side of the backend protocol: load, train from where the last checkpoint stands, choose, keep."""
 
+import logging
 import random
 import shutil
 from pathlib import Path
@@ -20,10 +21,12 @@ from gswa.backends.torch.rehearsal import rehearse
 from gswa.backends.torch.trainer import PACKED, SIDE_BY_SIDE, GswaTrainer, Schedule, best_step
 from gswa.dataset import Tokenizer, load_tokenizer
 from gswa.errors import DataError, Interrupted
+from gswa.memory import Rows
 from gswa.order import read_order, training_files
 from gswa.records import HELD_OUT, Chunk, Evaluation, Sample, Split, TrainJob
 from gswa.rundir import RunDir
 
+log = logging.getLogger("gswa")
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
@@ -77,6 +80,16 @@ class TorchBackend:
         report.phase("evaluate")
         write_answers(base, tokenizer, job, report)
         return {}
+
+    def count_memory(self, job: TrainJob) -> dict[str, float]:
+        from gswa.backends.torch.fake import count  # half a second of imports that training does without
+
+        limit = job.config.max_seq_length
+        try:
+            return count(job.model, job.config, Rows(*job.rows) if job.rows else Rows(limit, limit))._asdict()
+        except (ValueError, KeyError) as error:  # no such model_type in this version of transformers
+            log.info("live tensors were not counted: %s", error)
+            return {}
 
     def measure_number_formats(self, device: str) -> dict[str, float]:
         return measure(device)

@@ -76,11 +76,12 @@ class Remade:
 class Recipes:
     """While entered, autograd keeps a recipe in place of each tensor that has one.
 
-    A tensor is known by its address, which holds only as long as it lives: a weak reference tells.
+    A tensor is known by its storage and its place there, which hold only as long as it lives: a weak reference tells, and lets
+    the recipe go, or a checkpointed block's would hold gate and up until the whole forward pass had ended.
     """
 
     def __init__(self) -> None:
-        self._known: dict[int, tuple[weakref.ref[torch.Tensor], Remade]] = {}
+        self._known: dict[tuple[int, int], tuple[weakref.ref[torch.Tensor], Remade]] = {}
         self._hooks = saved_tensors_hooks(self._pack, lambda kept: kept() if isinstance(kept, Remade) else kept)
         self._entered = False
 
@@ -95,12 +96,17 @@ class Recipes:
 
     def offer(self, tensor: torch.Tensor, make: Make) -> None:
         if self._entered and tensor.requires_grad:
-            self._known[tensor.data_ptr()] = (weakref.ref(tensor), Remade(make))
+            place = _place(tensor)
+            self._known[place] = (weakref.ref(tensor, lambda _: self._known.pop(place, None)), Remade(make))
 
     def _pack(self, tensor: torch.Tensor) -> Any:
-        reference, recipe = self._known.get(tensor.data_ptr(), (None, None))
+        reference, recipe = self._known.get(_place(tensor), (None, None))
         original = reference() if reference else None
         return recipe if original is not None and original.shape == tensor.shape else tensor
+
+
+def _place(tensor: torch.Tensor) -> tuple[int, int]:
+    return tensor.untyped_storage()._cdata, int(tensor.storage_offset())  # a tensor without data, as planning counts them, has these too
 
 
 def use_lean_blocks(base: Any) -> None:

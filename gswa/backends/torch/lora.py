@@ -80,7 +80,7 @@ def use_lean_lora(model: Any) -> None:
         m for m in model.modules() if isinstance(m, LoraLayer) and not getattr(m, "lora_variant", None) and not _drops_out(m)
     ]
     for module in plain:
-        module.forward = MethodType(_one_product if type(module) is Linear else _two_products, module)
+        module.forward = MethodType(_one_product if type(module) is Linear else two_products, module)
 
 
 def _drops_out(module: Any) -> bool:
@@ -90,13 +90,13 @@ def _drops_out(module: Any) -> bool:
 def _one_product(self: Any, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
     base = self.base_layer
     if self.disable_adapters or x.dtype != torch.float32 or _few_rows(x, base.weight):
-        return _two_products(self, x)
+        return two_products(self, x)
     a, b, scale = _adapter(self)
     product: torch.Tensor = OneProduct.apply(x, base, a, b, scale)  # type: ignore[no-untyped-call]  # torch's own
     return product
 
 
-def _two_products(self: Any, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+def two_products(self: Any, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
     base: torch.Tensor = self.base_layer(x)
     if self.disable_adapters:
         return base

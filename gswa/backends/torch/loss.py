@@ -48,12 +48,9 @@ def use_chunked_loss(causal: Any) -> None:
 
     Models that scale or cap their logits, or whose head is adapted, keep their own loss: the chunks would be wrong there.
     """
-    head = causal.get_output_embeddings()
-    config = causal.config
-    capped = any(getattr(config, name, None) for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"))
-    if capped or head is None or getattr(head, "bias", None) is not None or type(head) is not torch.nn.Linear:
+    if not can_be_chunked(causal):
         return
-    whole = causal.forward
+    head, whole = causal.get_output_embeddings(), causal.forward
 
     def forward(self: Any, *args: Any, labels: torch.Tensor | None = None, num_items_in_batch: Any = None, **inputs: Any) -> Any:
         if labels is None:
@@ -66,3 +63,9 @@ def use_chunked_loss(causal: Any) -> None:
         return CausalLMOutputWithPast(loss=loss)
 
     causal.forward = MethodType(forward, causal)
+
+
+def can_be_chunked(causal: Any) -> bool:
+    head, config = causal.get_output_embeddings(), causal.config
+    capped = any(getattr(config, name, None) for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"))
+    return not capped and type(head) is torch.nn.Linear and head.bias is None

@@ -39,12 +39,7 @@ def load_base(model: str, config: RunConfig) -> Any:
     if not made and quantization is not None:
         keep(base, ready)
     base.name_or_path = base.config._name_or_path = model  # what the adapter names as its base
-    base.config.use_cache = False  # with a cache, packed rows leak into each other silently
-    base.requires_grad_(False)
-    use_chunked_loss(base)
-    use_lean_blocks(base)
-    if config.device == "cpu" and base.config._attn_implementation == "sdpa":
-        base.set_attn_implementation(register())
+    make_ready(base, config)
     if quantization is not None:
         modules: list[Any] = list(base.modules())
         for module in modules:
@@ -53,6 +48,16 @@ def load_base(model: str, config: RunConfig) -> Any:
             if hasattr(module, "support_avx512bf16_for_cpu"):
                 module.support_avx512bf16_for_cpu = False
     return base
+
+
+def make_ready(base: Any, config: RunConfig) -> None:
+    """Freeze it, and give it our loss, blocks and attention."""
+    base.config.use_cache = False  # with a cache, packed rows leak into each other silently
+    base.requires_grad_(False)
+    use_chunked_loss(base)
+    use_lean_blocks(base)
+    if config.device == "cpu" and base.config._attn_implementation == "sdpa":
+        base.set_attn_implementation(register())
 
 
 def _nf4(dtype: torch.dtype) -> Any:
