@@ -1,8 +1,8 @@
 """What memory was predicted and what was measured, by this machine's own runs and dry runs, and the correction that follows."""
 
+import math
 import statistics
 from collections.abc import Sequence
-from itertools import combinations
 from typing import NamedTuple
 
 from gswa.files import read_lines
@@ -12,8 +12,12 @@ from gswa.workspace import Workspace
 
 ENOUGH = 3  # measurements before a correction is used
 REMEMBERED = 50  # the newest, of one device
-WIDE = 2.0  # largest over smallest prediction, from which on a slope can be told from an offset
-APART = 1.2  # so much one prediction must be above another for their slope to count
+# What is believed before anything is measured, and how exact a measurement is: a formula may be wrong by a share of what it counts,
+# and a process takes some memory that no formula counts. So a small model's excess is not taken for a share of every larger one.
+FACTOR_SPREAD, OFFSET_SPREAD_GB = 0.15, 0.1
+NOISE, NOISE_GB = 0.03, 0.02  # a share of what was measured, and what any process may take more or less
+STRAY = 1.5  # times the noise: beyond it a measurement counts by its distance and not by its square (Huber)
+ROUNDS = 30
 
 
 class Measurement(Record):
@@ -52,19 +56,32 @@ class Correction(NamedTuple):
 
 
 def fit(measured: Sequence[Measurement]) -> Correction | None:
-    """A line through the measurements (Theil and Sen: the median slope, so that a stray one does not count); where they are too
-    alike for a slope, their median ratio. None below ENOUGH."""
+    """The line that measurements and prior belief agree on; None below ENOUGH. Least squares, weighted anew until strays do not count."""
     if len(measured) < ENOUGH:
         return None
-    pairs = sorted((each.predicted_gb, each.measured_gb) for each in measured)
-    slopes = [(y2 - y1) / (x2 - x1) for (x1, y1), (x2, y2) in combinations(pairs, 2) if x2 > APART * x1]
-    if pairs[-1][0] >= WIDE * pairs[0][0] and statistics.median(slopes) > 0:
-        factor = statistics.median(slopes)
-        offset = statistics.median(y - factor * x for x, y in pairs)
-    else:
-        factor, offset = statistics.median(y / x for x, y in pairs), 0.0
+    pairs = [(each.predicted_gb, each.measured_gb) for each in measured]
+    factor, offset = 1.0, 0.0
+    for _ in range(ROUNDS):
+        factor, offset = _line(pairs, [_weight(offset + factor * x, y) for x, y in pairs])
     spread = statistics.median(abs(y / (offset + factor * x) - 1) for x, y in pairs)
     return Correction(factor, offset, spread, statistics.median(each.baseline_gb for each in measured), len(measured))
+
+
+def _weight(foretold: float, measured: float) -> float:
+    """Of a measurement that lies so far from what the line foretells."""
+    noise = math.hypot(NOISE * measured, NOISE_GB)
+    return min(1.0, STRAY * noise / (abs(foretold - measured) + 1e-9)) / noise**2
+
+
+def _line(pairs: Sequence[tuple[float, float]], weights: Sequence[float]) -> tuple[float, float]:
+    """(factor, offset) of least squares, with the prior as two more observations."""
+    xx = sum(w * x * x for (x, _), w in zip(pairs, weights, strict=True)) + FACTOR_SPREAD**-2
+    x1 = sum(w * x for (x, _), w in zip(pairs, weights, strict=True))
+    one = sum(weights) + OFFSET_SPREAD_GB**-2
+    xy = sum(w * x * y for (x, y), w in zip(pairs, weights, strict=True)) + FACTOR_SPREAD**-2
+    y1 = sum(w * y for (_, y), w in zip(pairs, weights, strict=True))
+    determinant = xx * one - x1 * x1
+    return (xy * one - x1 * y1) / determinant, (xx * y1 - x1 * xy) / determinant
 
 
 def measurements(workspace: Workspace, device: str) -> list[Measurement]:

@@ -22,19 +22,20 @@ def test_there_is_no_correction_before_the_third_measurement() -> None:
     assert fit([measured(1, 1.2)] * ENOUGH) is not None
 
 
-@given(factor=st.floats(0.7, 2), offset=st.floats(0, 0.2), sizes=st.lists(st.floats(0.1, 50), min_size=3, max_size=9))
+@given(factor=st.floats(0.9, 1.3), offset=st.floats(0, 0.2), sizes=st.lists(st.floats(0.1, 50), min_size=3, max_size=9))
 def test_a_line_is_found_again(factor: float, offset: float, sizes: list[float]) -> None:
-    if max(sizes) < 2 * min(sizes):
-        sizes = [*sizes, 3 * min(sizes)]
+    sizes = [*sizes, 4 * min(sizes)]
     found = fit([measured(size, offset + factor * size) for size in sizes])
     assert found is not None
-    assert [found.apply(size) for size in sizes] == pytest.approx([offset + factor * size for size in sizes], rel=1e-6, abs=1e-9)
+    assert [found.apply(size) for size in sizes] == pytest.approx([offset + factor * size for size in sizes], rel=0.05)
 
 
-def test_sizes_too_alike_for_a_slope_give_a_ratio() -> None:
-    found = fit([measured(1.0, 1.1), measured(1.01, 1.2), measured(1.02, 1.0)])
-    assert found is not None
-    assert (found.factor, found.offset_gb) == (pytest.approx(1.1), 0)
+def test_the_excess_of_a_small_model_is_not_taken_for_a_share_of_a_large_one() -> None:
+    """Three tiny dry runs at 3.6 times their prediction once foretold 2,252 GB for a model of 123 B."""
+    small, large = fit([measured(0.1, 0.36)] * 3), fit([measured(5.0, 5.5)] * 3)
+    assert small is not None and large is not None
+    assert small.apply(0.1) == pytest.approx(0.36, rel=0.02) and small.apply(600) < 660
+    assert large.apply(20) == pytest.approx(22, rel=0.01)
 
 
 def test_one_stray_measurement_does_not_count() -> None:
