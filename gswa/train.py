@@ -28,6 +28,13 @@ app = typer.Typer(
 console = Console(highlight=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
+# In any folder: pyproject.toml says the same, and is read in the checkout only.
+PREFECT = {
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the terminal shows our own lines; Prefect's go to its dashboard
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+}
+
 Model = Annotated[str | None, typer.Option("--model", "-m", help="gswa-tiny (built in), smollm2-135m, a local folder, or a hub id.")]
 Limit = Annotated[
     float | None, typer.Option("--memory-limit", parser=parse_memory, metavar="SIZE", help="Behave as on a machine of this size, as 8GB.")
@@ -336,8 +343,8 @@ def _show_settings(request: RunRequest, ask: bool) -> None:
 
 def _run(request: RunRequest) -> None:
     """The flow, in this process; afterwards the summary in the terminal."""
-    # The terminal shows the library's own lines; Prefect's go to its dashboard.
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    for name, value in PREFECT.items():
+        os.environ.setdefault(name, value)
     from flows.local import run_here
     from flows.train import finetune
     from gswa.report.terminal import ascii_loss_curve, metrics_summary

@@ -12,6 +12,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from gswa.config import RunRequest
+from gswa.train import PREFECT
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -125,3 +126,10 @@ def test_setup_refuses_a_python_that_was_named_and_does_not_suit(tmp_path):
     refused = explain(tmp_path, "exit 9", GSWA_PYTHON="/bin/false", CONDA_DEFAULT_ENV="gswa", CONDA_PREFIX=str(tmp_path))
     assert refused.returncode == 1
     assert "GSWA_PYTHON=/bin/false" in refused.stderr
+
+
+def test_outside_the_checkout_prefect_is_told_the_same():
+    """Its settings in pyproject.toml are read in the checkout only: elsewhere the server had 20 seconds to start, and its telemetry."""
+    server = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["prefect"]["server"]
+    assert PREFECT["PREFECT_SERVER_ANALYTICS_ENABLED"] == str(server["analytics_enabled"]).lower()
+    assert PREFECT["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] == str(server["ephemeral"]["startup_timeout_seconds"])
