@@ -4,7 +4,8 @@
 
 AUTHORS holds a folder of papers for each author (PDF, DOCX, TXT or MD). Each author's papers are parsed, prepared and split by
 document as in any run; one JSON line per author and setting. Losses are nats per target token on the author's held-out test
-papers and on those of all the other authors, before and after. What stands in --out already is not done again.
+papers and on those of all the other authors, before and after. What stands in --out already is not done again. --table prints
+the lines of --out as a Markdown table, in place of trying anything.
 """
 
 import argparse
@@ -106,6 +107,26 @@ def held_out_of_others(folder: Path, authors: dict[str, Path], name: str, common
     return run.chunks(config.max_seq_length)
 
 
+def table(lines: list[dict[str, Any]]) -> str:
+    """A row per setting: how much lower the loss is after training, as the mean over authors with the least and the most."""
+    rows: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for line in lines:
+        settings = line["settings"]
+        rows.setdefault((settings["learning_rate"], settings["lora_rank"], settings["epochs"], line["batch"]), []).append(line)
+    head = ("rate", "rank", "epochs", "batch", "authors", "steps", "author's held-out papers", "others' papers", "author beyond others")
+    shown = [head, ("---",) * len(head)]
+    for (rate, rank, epochs, batch), some in sorted(rows.items()):
+        own, others = ([line[f"{whose}before"] - line[f"{whose}after"] for line in some] for whose in ("", "others_"))
+        beyond = [a - b for a, b in zip(own, others, strict=True)]
+        steps = f"{min(line['steps'] for line in some)} to {max(line['steps'] for line in some)}"
+        shown.append((f"{rate:g}", str(rank), f"{epochs:g}", str(batch), str(len(some)), steps, *map(_spread, (own, others, beyond))))
+    return "\n".join("| " + " | ".join(row) + " |" for row in shown)
+
+
+def _spread(gains: list[float]) -> str:
+    return f"{sum(gains) / len(gains):.3f} ({min(gains):.3f} to {max(gains):.3f})"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("authors", type=Path, help="folder with a folder of papers per author")
@@ -119,7 +140,11 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=512, help="tokens per sequence (default: %(default)s)")
     parser.add_argument("--tokens", type=int, default=12_000, help="of training text per author (default: %(default)s)")
     parser.add_argument("--held-out-tokens", type=int, default=4_000, help="of valid and of test (default: %(default)s)")
+    parser.add_argument("--table", action="store_true", help="print what stands in --out, and try nothing")
     asked = parser.parse_args()
+    done = [json.loads(line) for line in asked.out.read_text().splitlines()] if asked.out.is_file() else []
+    if asked.table:
+        return print(table(done))
     logging.getLogger("gswa").setLevel(logging.ERROR)
     root = asked.scratch.absolute()
     papers = sorted(path for path in asked.authors.iterdir() if path.is_dir())
@@ -127,7 +152,6 @@ def main() -> None:
     batch = min(asked.batch, 4)
     common = {"model_id": asked.model, "number_format": asked.format, "max_seq_length": asked.limit, "seed": SEED, "evaluations": 3}
     common |= {"batch_size": batch, "gradient_accumulation": asked.batch // batch}
-    done = [json.loads(line) for line in asked.out.read_text().splitlines()] if asked.out.is_file() else []
     for change, name in product([change for grid in asked.grid.split(",") for change in GRIDS[grid]], authors):
         settings = {**MIDDLE, "learning_rate": asked.rate, **change}
         if any(line["author"] == name and line["settings"] == settings for line in done):
