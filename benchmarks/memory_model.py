@@ -112,7 +112,7 @@ def error(predicted: float, real: float) -> float:
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--plain", action="store_true", help="glibc's heap as it is")
-    parser.add_argument("--only", type=int, help="so many configurations of each group")
+    parser.add_argument("--only", type=int, help="so many configurations of each group (3 and more)")
     options = parser.parse_args()
     limit = None if options.plain else probe().memory.total_gb
     cases = [*FITTED[: options.only], *JUDGED[: options.only]]
@@ -128,25 +128,27 @@ def main() -> int:
 
 def report(cases: list[Case], found: list[Measurement], fitted: int, plain: bool) -> None:
     correction = fit(found[:fitted])
-    rows, plain_errors, corrected_errors = [], [], []
+    rows, errors = [], []
     for number, (case, each) in enumerate(zip(cases, found, strict=True)):
         before = error(each.predicted_gb, each.measured_gb)
         after = error(correction.apply(each.predicted_gb), each.measured_gb) if correction and number >= fitted else None
-        plain_errors.append(abs(before))
-        corrected_errors += [abs(after)] if after is not None else []
+        errors += [(abs(before), abs(after))] if after is not None else []
         shown = "fitted" if after is None else f"{after:+.1%}"
         rows.append((str(case), f"{each.predicted_gb:.3f}", f"{each.measured_gb:.3f}", f"{before:+.1%}", shown))
     print("\n".join(table(("GB above the process", "predicted", "measured", "error", "corrected"), rows)))
+    uncalibrated, calibrated = zip(*errors, strict=True)
     figures = {
         "benchmark": "memory_model",
         "allocator": "glibc's heap" if plain else "pages of its own for each tensor",
-        "configurations": len(cases),
-        "median_error_uncalibrated": round(statistics.median(plain_errors), 4),
-        "worst_error_uncalibrated": round(max(plain_errors), 4),
-        "median_error_calibrated": round(statistics.median(corrected_errors), 4) if corrected_errors else None,
-        "worst_error_calibrated": round(max(corrected_errors), 4) if corrected_errors else None,
+        "fitted": fitted,
+        "judged": len(errors),
+        "median_error_uncalibrated": round(statistics.median(uncalibrated), 4),
+        "worst_error_uncalibrated": round(max(uncalibrated), 4),
+        "median_error_calibrated": round(statistics.median(calibrated), 4),
+        "worst_error_calibrated": round(max(calibrated), 4),
         "correction": str(correction),
         "baseline_gb": round(statistics.median(each.baseline_gb for each in found), 3),
+        "configurations": [row[:3] for row in rows],
     }
     print(json.dumps({**figures, **machine()}))
 

@@ -14,7 +14,7 @@ from gswa.records import Plan, Trial
 
 # At the margin itself a plan keeps 0.9 of its score, so that the one chosen is never slower than 0.9 of the fastest.
 SCORE_AT_MARGIN = 0.9
-OUT_OF_MEMORY = "out of memory"
+OUT_OF_MEMORY, NOT_TRIED = "out of memory", "not tried"
 
 
 class Measured(NamedTuple):
@@ -126,7 +126,7 @@ def plan(
         return rank([*best, *_untried(rest, "no dry runs were asked for"), *hopeless], memory_gb, base.margin, seed, 0)
     tried = list(_try_all(hopeful[:max_candidates], base, dry_run, max_seconds, clock))
     if not any(trial.tokens_per_sec for trial in tried) and here.foretell:
-        tried = [trial.model_copy(update={"rejected": ""}) if trial.rejected.startswith("not tried") else trial for trial in tried]
+        tried = [trial.model_copy(update={"rejected": ""}) if trial.rejected.startswith(NOT_TRIED) else trial for trial in tried]
     rest = _untried(hopeful[max_candidates:], f"{max_candidates} others are predicted to be better")
     return rank([*tried, *rest, *hopeless], memory_gb, base.margin, seed, steps)
 
@@ -140,7 +140,7 @@ def _foretold(config: RunConfig, foretell: Foretell | None) -> Trial:
 
 
 def _untried(trials: Iterable[Trial], reason: str) -> list[Trial]:
-    return [trial.model_copy(update={"rejected": f"not tried: {reason}"}) for trial in trials]
+    return [trial.model_copy(update={"rejected": f"{NOT_TRIED}: {reason}"}) for trial in trials]
 
 
 def _try_all(trials: list[Trial], base: RunConfig, dry_run: DryRun, max_seconds: float, clock: Callable[[], float]) -> Iterator[Trial]:
@@ -172,13 +172,14 @@ def _try(trial: Trial, config: RunConfig, dry_run: DryRun, seconds: float) -> Tr
 
 # -- for people ----------------------------------------------------------------------------------------------------------
 def refusal(plan: Plan) -> str:
-    """Why nothing was chosen: what is missing and by how much; '' when something was."""
+    """Why nothing was chosen: what is missing and by how much, or what each dry run died of; '' when something was."""
     if plan.chosen is not None:
         return ""
     allowed = plan.margin * plan.memory_gb
     peaks = [_peak(trial) for trial in plan.trials if _peak(trial) > allowed]
     if not peaks:
-        return f"no candidate could be trained; the first one: {plan.trials[0].rejected}"
+        tried = [trial for trial in plan.trials if not trial.rejected.startswith(NOT_TRIED)]
+        return "\n".join(["no candidate could be trained:", *(f"  {settings_in_words(t.changes)}: {t.rejected}" for t in tried)])
     measured = all(trial.peak_memory_gb is not None for trial in plan.trials)
     return (
         f"no candidate fits: the smallest {'measured' if measured else 'predicted'} peak is {min(peaks):.2f} GB, "
@@ -239,7 +240,7 @@ def _shown(value: float | None, form: str, unit: str = "") -> str:
 def _verdict(trial: Trial, chosen: bool) -> str:
     if trial.rejected:
         reason = trial.rejected.splitlines()[0]
-        return reason if reason.startswith("not tried") else f"rejected: {reason}"
+        return reason if reason.startswith(NOT_TRIED) else f"rejected: {reason}"
     known = f"measured {trial.measured_at}" if trial.measured_at else ""
     if trial.tokens_per_sec is None:
         known = "by prediction" if trial.score else "not measured"

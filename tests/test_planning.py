@@ -85,6 +85,6 @@ def test_a_plan_whose_dry_runs_do_not_end_in_time_says_so_and_how_to_go_on(tmp_p
         return planning.dry_run(run, config, steps, min(seconds, 0.01))
 
     run = unsettled(tmp_path / "runs")
-    with pytest.raises(NoPlan, match=r"first one: it did not end within the time.*\n--max-seconds"):
+    with pytest.raises(NoPlan, match=r": it did not end within the time.*\n--max-seconds"):
         planned(run, hung, max_candidates=1)
     assert (plan := run.plan()) is not None and plan.chosen is None
