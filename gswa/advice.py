@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from gswa.config import RunConfig, resolve, settings_in_words
 from gswa.errors import ConfigError
 from gswa.export.bases import ARCHITECTURES
-from gswa.forecast import Forecast, Forecaster, forecaster
+from gswa.forecast import Forecast, Forecaster, checkpointing_for, forecaster
 from gswa.hardware import Hardware
 from gswa.memory import read_shape
 from gswa.models import APPLE_MODELS, GUIDE_MODELS, MODELS, VLLM_FAMILIES, Model
@@ -133,6 +133,7 @@ def _machine_rows(hardware: Hardware) -> Iterable[tuple[str, str]]:
 def _recommendation_rows(hardware: Hardware, workspace: Workspace) -> Iterable[tuple[str, str]]:
     layer = profile_for(hardware)
     config = resolve(layer).config
+    config = config.replace(gradient_checkpointing=checkpointing_for(config, hardware, workspace))
     yield "recommended model", config.model_id
     yield "settings", settings_in_words(config.model_dump())
     limit = " (the given limit)" if hardware.memory_limit_gb is not None else ""

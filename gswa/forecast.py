@@ -60,6 +60,19 @@ def forecaster(model_id: str, compute: str, workspace: Workspace, rows: Rows | N
     return Forecaster(shape, rows, corrections)
 
 
+def checkpointing_for(config: RunConfig, hardware: Hardware, workspace: Workspace, memory_safe: bool = False) -> bool:
+    """On where keeping the activations is predicted to take more than there is, else off: it costs a third of a step's time.
+
+    As the profile has it where nothing can be predicted, on Metal, and in memory-safe mode where it is on.
+    """
+    if config.backend != "torch" or (memory_safe and config.gradient_checkpointing):
+        return config.gradient_checkpointing
+    forecast = forecaster(config.model_id, hardware.compute_name, workspace)
+    if forecast is None:
+        return config.gradient_checkpointing
+    return forecast(config.replace(gradient_checkpointing=False)).peak_gb > config.margin * hardware.memory_gb
+
+
 def for_run(run: RunDir, config: RunConfig) -> Forecast | None:
     """For a run whose chunks are made: with its own rows, on the machine that it was probed on."""
     forecast = forecaster(config.model_id, _compute(run), Workspace(), rows_as_cut(run, config))

@@ -11,7 +11,7 @@ from gswa.basemodel import is_of_hub, resolve_model
 from gswa.config import BUILTIN_MODEL, Layer, RunConfig, RunRequest, Settled, read_config_file, resolve
 from gswa.disk import check_room, room_needed_gb
 from gswa.errors import ConfigError
-from gswa.forecast import forecaster
+from gswa.forecast import checkpointing_for
 from gswa.hardware import Hardware
 from gswa.profiles import learning_rate_warning, model_layer, profile_for
 from gswa.records import Plan
@@ -30,25 +30,12 @@ def settle(request: RunRequest, hardware: Hardware, plan: Plan | None = None) ->
     if settled.origin["model_id"] == profile.origin and _out_of_reach(settled.config.model_id):
         profile = Layer(profile.origin, {**profile.values, "model_id": BUILTIN_MODEL})
         settled = _merged(profile, request, plan)
-    checkpointing = _checkpointing(settled.config, hardware, request.memory_safe)
+    checkpointing = checkpointing_for(settled.config, hardware, Workspace(), request.memory_safe)
     if settled.origin["gradient_checkpointing"] == profile.origin and settled.config.gradient_checkpointing != checkpointing:
         profile = Layer(f"{profile.origin}, as predicted", {**profile.values, "gradient_checkpointing": checkpointing})
         settled = _merged(profile, request, plan)
     resolve_model(settled.config.model_id)  # unknown or incomplete: said now, not after the papers were read
     return settled
-
-
-def _checkpointing(config: RunConfig, hardware: Hardware, memory_safe: bool) -> bool:
-    """On where keeping the activations is predicted to take more than there is, else off: it costs a third of a step's time.
-
-    As the profile has it where nothing can be predicted, on Metal, and in memory-safe mode where it is on.
-    """
-    if config.backend != "torch" or (memory_safe and config.gradient_checkpointing):
-        return config.gradient_checkpointing
-    forecast = forecaster(config.model_id, hardware.compute_name, Workspace())
-    if forecast is None:
-        return config.gradient_checkpointing
-    return forecast(config.replace(gradient_checkpointing=False)).peak_gb > config.margin * hardware.memory_gb
 
 
 def _merged(profile: Layer, request: RunRequest, plan: Plan | None) -> Settled:

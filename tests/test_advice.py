@@ -33,6 +33,11 @@ def test_info_says_what_is_recommended_and_why(here: Workspace) -> None:
     assert rows["predicted peak"].endswith("of 12.8 GB that the margin of 80% leaves")
 
 
+def test_info_says_what_will_be_settled_where_activations_are_predicted_to_fit(here: Workspace) -> None:
+    """It once named the profile's checkpointing, which settling then took away."""
+    assert "gradient checkpointing" not in dict(info_table(cuda(143771, name="H200"), here))["settings"]
+
+
 @pytest.mark.parametrize("hardware", MACHINES, ids=lambda hardware: f"{hardware.device} {hardware.memory_gb}")
 def test_info_has_a_value_in_every_row(hardware: Hardware, here: Workspace) -> None:
     assert all(name and value for name, value in info_table(hardware, here))
