@@ -1,6 +1,6 @@
 """Predicted memory against measured: bases of several architectures and sizes with random weights, each tried by a dry run.
 
-    python benchmarks/memory_model.py [--plain] [--only N]
+    python benchmarks/memory_model.py [--plain] [--only N] [--judge FILE]
 
 Each configuration is trained for two steps on its longest rows, evaluated and saved, in a child as every run starts one; the
 figures are the part of the peak above the process itself. A correction is fitted to the shapes of FITTED and judged on those of
@@ -29,6 +29,7 @@ from gswa.planning import dry_run
 from gswa.workspace import Workspace
 
 STEPS = 2
+PLAIN = "glibc's heap"
 
 
 class Case(NamedTuple):
@@ -113,7 +114,10 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--plain", action="store_true", help="glibc's heap as it is")
     parser.add_argument("--only", type=int, help="so many configurations of each group (3 and more)")
+    parser.add_argument("--judge", type=Path, help="a line that was printed before: fit and judge its figures anew")
     options = parser.parse_args()
+    if options.judge:
+        return judge_again(json.loads(options.judge.read_text(encoding="utf-8").splitlines()[-1]))
     limit = None if options.plain else probe().memory.total_gb
     cases = [*FITTED[: options.only], *JUDGED[: options.only]]
     found: list[Measurement] = []
@@ -123,6 +127,17 @@ def main() -> int:
             found.append(measured(case, Path(home) / str(number), limit)[0])
             print(f"{number + 1} of {len(cases)}: {case}: {found[-1].measured_gb:.3f} GB", file=sys.stderr, flush=True)
     report(cases, found, len(FITTED[: options.only]), options.plain)
+    return 0
+
+
+def judge_again(line: dict[str, Any]) -> int:
+    cases = [*FITTED, *JUDGED]
+    figures = {name: (float(predicted), float(real)) for name, predicted, real in line["configurations"]}
+    found = [
+        Measurement(time="", device="", settings="", predicted_gb=predicted, measured_gb=real, baseline_gb=line["baseline_gb"])
+        for predicted, real in (figures[str(case)] for case in cases)
+    ]
+    report(cases, found, len(FITTED), line["allocator"] == PLAIN)
     return 0
 
 
@@ -139,7 +154,7 @@ def report(cases: list[Case], found: list[Measurement], fitted: int, plain: bool
     uncalibrated, calibrated = zip(*errors, strict=True)
     figures = {
         "benchmark": "memory_model",
-        "allocator": "glibc's heap" if plain else "pages of its own for each tensor",
+        "allocator": PLAIN if plain else "pages of its own for each tensor",
         "fitted": fitted,
         "judged": len(errors),
         "median_error_uncalibrated": round(statistics.median(uncalibrated), 4),

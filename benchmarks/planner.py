@@ -27,9 +27,11 @@ from gswa.console import table
 from gswa.errors import GswaError
 from gswa.files import write_json
 from gswa.hardware import Hardware, probe
+from gswa.number_formats import with_formats
 from gswa.planning import dry_run, foreseen, surroundings
 from gswa.records import Plan
 from gswa.rundir import RunDir
+from gswa.workspace import Workspace
 
 SAMPLES = Path(__file__).resolve().parents[1] / "data" / "sample_corpus"
 
@@ -46,7 +48,7 @@ def planned(options: argparse.Namespace, home: Path) -> tuple[Plan, float]:
 def swept(options: argparse.Namespace, home: Path) -> list[tuple[dict[str, Any], list[float], float]]:
     """Each candidate that respects the margin: its settings, the speed of each round, its peak in GB."""
     request = RunRequest(settings=Settings(model_id=options.model))
-    machine_here = probe()
+    machine_here = with_formats(probe(), Workspace())  # what the plan measured
     run = RunDir.create(home / "sweep")
     write_json(run.request_file, request.model_dump(mode="json"))
     write_json(run.hardware_file, machine_here.model_dump(mode="json"))
@@ -90,7 +92,7 @@ def main() -> int:
         plan, seconds = planned(options, Path(folder))
         sweep = sorted(swept(options, Path(folder)), key=lambda each: -max(each[1]))
     chosen = plan.chosen or {}
-    of_chosen = next((max(speeds) for settings, speeds, _ in sweep if all(settings[name] == chosen[name] for name in chosen)), 0.0)
+    of_chosen = next(max(speeds) for settings, speeds, _ in sweep if all(settings[name] == chosen[name] for name in chosen))
     best = max(sweep[0][1])
     rows = [
         (
@@ -104,6 +106,8 @@ def main() -> int:
     ]
     print("\n".join(table(("settings", "tok/s, best round", "worst round", "peak", ""), rows)))
     figures = {"candidates": len(sweep), "rounds": options.rounds, "chosen": settings_in_words(chosen), "plan_seconds": round(seconds, 1)}
+    figures["threads"] = os.environ.get("OMP_NUM_THREADS", "as many as cores")
+    figures["tokens_per_sec"] = {settings_in_words(settings): [round(speed) for speed in speeds] for settings, speeds, _ in sweep}
     print(json.dumps({"benchmark": "planner", "share_of_best": round(of_chosen / best, 3), **figures, **machine()}))
     return 0
 

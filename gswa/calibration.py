@@ -1,8 +1,8 @@
 """What memory was predicted and what was measured, by this machine's own runs and dry runs, and the correction that follows."""
 
-import math
 import statistics
 from collections.abc import Sequence
+from itertools import combinations
 from typing import NamedTuple
 
 from gswa.files import read_lines
@@ -12,12 +12,12 @@ from gswa.workspace import Workspace
 
 ENOUGH = 3  # measurements before a correction is used
 REMEMBERED = 50  # the newest, of one device
-# What is believed before anything is measured, and how exact a measurement is: a formula may be wrong by a share of what it counts,
-# and a process takes some memory that no formula counts. So a small model's excess is not taken for a share of every larger one.
+# What is believed before anything is measured: a formula may be wrong by a share of what it counts, and a process takes some memory
+# that no formula counts. So the excess of small models is not taken for a share of every larger one.
 FACTOR_SPREAD, OFFSET_SPREAD_GB = 0.15, 0.1
-NOISE, NOISE_GB = 0.03, 0.02  # a share of what was measured, and what any process may take more or less
-STRAY = 1.5  # times the noise: beyond it a measurement counts by its distance and not by its square (Huber)
-ROUNDS = 30
+EXACT = 0.01  # no measurement is trusted to be nearer to its line than this share
+NORMAL = 1.4826  # standard deviations of a normal distribution in its median distance from the middle
+APART = 1.2  # so much one prediction must be above another for their slope to count
 
 
 class Measurement(Record):
@@ -36,13 +36,17 @@ class Measurement(Record):
 
 
 class Correction(NamedTuple):
-    """measured = offset_gb + factor × predicted; half of the `seen` measurements lie within `spread` (a share) of it."""
+    """measured = offset_gb + factor × predicted; half of the `seen` measurements lie within `spread` (a share) of it.
+
+    Beyond the largest that was seen, a factor below 1 is not continued.
+    """
 
     factor: float
     offset_gb: float
     spread: float
     baseline_gb: float
     seen: int
+    largest_gb: float
 
     def __str__(self) -> str:
         return (
@@ -52,36 +56,36 @@ class Correction(NamedTuple):
 
     def apply(self, predicted_gb: float) -> float:
         """Both above the process itself."""
-        return self.offset_gb + self.factor * predicted_gb
+        beyond = max(0.0, predicted_gb - self.largest_gb)
+        return self.offset_gb + self.factor * (predicted_gb - beyond) + max(1.0, self.factor) * beyond
 
 
 def fit(measured: Sequence[Measurement]) -> Correction | None:
-    """The line that measurements and prior belief agree on; None below ENOUGH. Least squares, weighted anew until strays do not count."""
+    """The line that measurements and prior belief agree on; None below ENOUGH. Medians, so that a stray one does not count."""
     if len(measured) < ENOUGH:
         return None
-    pairs = [(each.predicted_gb, each.measured_gb) for each in measured]
-    factor, offset = 1.0, 0.0
-    for _ in range(ROUNDS):
-        factor, offset = _line(pairs, [_weight(offset + factor * x, y) for x, y in pairs])
+    pairs = sorted((each.predicted_gb, each.measured_gb) for each in measured)
+    factor, offset = _line(pairs)
     spread = statistics.median(abs(y / (offset + factor * x) - 1) for x, y in pairs)
-    return Correction(factor, offset, spread, statistics.median(each.baseline_gb for each in measured), len(measured))
+    return Correction(factor, offset, spread, statistics.median(each.baseline_gb for each in measured), len(measured), pairs[-1][0])
 
 
-def _weight(foretold: float, measured: float) -> float:
-    """Of a measurement that lies so far from what the line foretells."""
-    noise = math.hypot(NOISE * measured, NOISE_GB)
-    return min(1.0, STRAY * noise / (abs(foretold - measured) + 1e-9)) / noise**2
+def _line(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """(factor, offset) of sorted (predicted, measured).
 
-
-def _line(pairs: Sequence[tuple[float, float]], weights: Sequence[float]) -> tuple[float, float]:
-    """(factor, offset) of least squares, with the prior as two more observations."""
-    xx = sum(w * x * x for (x, _), w in zip(pairs, weights, strict=True)) + FACTOR_SPREAD**-2
-    x1 = sum(w * x for (x, _), w in zip(pairs, weights, strict=True))
-    one = sum(weights) + OFFSET_SPREAD_GB**-2
-    xy = sum(w * x * y for (x, y), w in zip(pairs, weights, strict=True)) + FACTOR_SPREAD**-2
-    y1 = sum(w * y for (_, y), w in zip(pairs, weights, strict=True))
-    determinant = xx * one - x1 * x1
-    return (xy * one - x1 * y1) / determinant, (xx * y1 - x1 * xy) / determinant
+    The excess at the median prediction is taken as measured. How it is shared out between factor and offset is the most probable
+    way, given the spreads above and the slope of Theil and Sen, as exact as the measurements' scatter around it lets it be.
+    """
+    middle = statistics.median(x for x, _ in pairs)
+    slopes = [(y2 - y1) / (x2 - x1) - 1 for (x1, y1), (x2, y2) in combinations(pairs, 2) if x2 > APART * x1]
+    slope = statistics.median(slopes) if slopes else 0.0
+    excess = statistics.median(y - x - slope * (x - middle) for x, y in pairs)
+    scatter = NORMAL * statistics.median(abs(y - x - slope * (x - middle) - excess) for x, y in pairs)
+    noise = max(scatter, EXACT * statistics.median(y for _, y in pairs))
+    exactness = sum((x - middle) ** 2 for x, _ in pairs) / noise**2 if slopes else 0.0
+    share = excess * middle / OFFSET_SPREAD_GB**2 + slope * exactness
+    share /= FACTOR_SPREAD**-2 + (middle / OFFSET_SPREAD_GB) ** 2 + exactness
+    return 1 + share, excess - share * middle
 
 
 def measurements(workspace: Workspace, device: str) -> list[Measurement]:

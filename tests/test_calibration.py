@@ -27,7 +27,9 @@ def test_a_line_is_found_again(factor: float, offset: float, sizes: list[float])
     sizes = [*sizes, 4 * min(sizes)]
     found = fit([measured(size, offset + factor * size) for size in sizes])
     assert found is not None
-    assert [found.apply(size) for size in sizes] == pytest.approx([offset + factor * size for size in sizes], rel=0.05)
+    assert [found.apply(size) for size in sizes] == pytest.approx(
+        [offset + factor * size for size in sizes], rel=0.05, abs=0.01 * max(sizes)
+    )
 
 
 def test_the_excess_of_a_small_model_is_not_taken_for_a_share_of_a_large_one() -> None:
@@ -42,6 +44,19 @@ def test_one_stray_measurement_does_not_count() -> None:
     found = fit([*(measured(size, 1.1 * size) for size in (1, 2, 3, 4, 5, 6)), measured(3.5, 40)])
     assert found is not None
     assert found.apply(10) == pytest.approx(11, rel=0.02)
+
+
+def test_one_that_is_off_at_the_end_does_not_turn_the_line() -> None:
+    """In bf16 one was predicted 15 % too high among four that were right to 1 %: the correction made the others worse."""
+    found = fit([measured(0.117, 0.112), measured(0.148, 0.149), measured(0.238, 0.237), measured(0.312, 0.309), measured(0.367, 0.319)])
+    assert found is not None
+    assert [found.apply(size) for size in (0.2, 0.4, 0.7)] == pytest.approx([0.2, 0.4, 0.7], rel=0.03)
+
+
+def test_beyond_what_was_measured_nothing_is_taken_off() -> None:
+    found = fit([measured(size, 0.8 * size + 0.1) for size in (0.5, 1, 2)])
+    assert found is not None and found.factor < 0.9
+    assert found.apply(100) - found.apply(50) == pytest.approx(50)
 
 
 def test_a_correction_says_how_far_it_can_be_trusted() -> None:
