@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from gswa.basemodel import smollm2
 from gswa.config import BUILTIN_MODEL, Layer, RunConfig, resolve
 from gswa.hardware import Hardware
 from gswa.memory import predict, read_shape
@@ -36,7 +37,7 @@ PROFILES: dict[str, tuple[Profile, ...]] = {
         Profile(memory_gb=8, batch_size=1, max_seq_length=512, num_layers=4),
     ),
 }
-BUILTIN_LEARNING_RATE = 5e-3
+LEARNING_RATES = {BUILTIN_MODEL: 5e-3, smollm2.NAME: 1e-3}  # measured; the second in docs/recipe.md
 ROW_SHARE = 0.9  # a 24 GB card reports 23.99 GB, an A40 of 48 reports 44.99
 SAFE_MARGIN = 0.7
 MINIMUM_RATE = 1e-4
@@ -126,8 +127,8 @@ def number_format(hardware: Hardware) -> Literal["fp32", "bf16", "fp16"]:
 
 
 def model_layer(model_id: str) -> Layer:
-    """What the base model itself asks for: the small built-in one learns at a higher rate than any real one."""
-    return Layer("built-in base", {"learning_rate": BUILTIN_LEARNING_RATE} if model_id == BUILTIN_MODEL else {})
+    """What the base model itself asks for: the smaller a base, the higher the rate at which it learns best."""
+    return Layer("base model", {"learning_rate": LEARNING_RATES[model_id]} if model_id in LEARNING_RATES else {})
 
 
 # -- models ------------------------------------------------------------------------------------------------------------

@@ -98,7 +98,8 @@ def test_a_cpu_trains_the_built_in_base() -> None:
     assert (config.max_seq_length, config.number_format, config.device, config.learning_rate) == (1024, "fp32", "cpu", 5e-3)
 
 
-def test_only_the_built_in_base_changes_the_learning_rate() -> None:
+def test_only_a_base_that_it_was_measured_on_changes_the_learning_rate() -> None:
+    assert resolve(profile_for(cpu()), model_layer("smollm2-135m")).config.learning_rate == 1e-3
     assert "learning_rate" not in model_layer("Qwen/Qwen2.5-1.5B-Instruct").values
     assert resolve(profile_for(cpu()), model_layer("other")).config.learning_rate == 2e-4
 
