@@ -18,6 +18,7 @@ from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTa
 from gswa import intake
 from gswa.config import Runner
 from gswa.corpus.index import Corpus
+from gswa.corpus.isolate import stopped_with_us
 from gswa.errors import ConfigError
 from gswa.rundir import RunDir
 from tasks.data import publish_corpus, read_batch
@@ -38,8 +39,10 @@ def parse_corpus(run: RunDir, children: int | None = None) -> Corpus | None:
         return None
     batches = todo.batches(BATCH_FILES)
     done = [at * BATCH_FILES for at in range(len(batches))]
-    read = read_batch.map(batches, unmapped(todo.parsed), done, unmapped(len(todo.jobs)), unmapped(children)) if batches else None
-    corpus = intake.finish_parse(todo, [row for rows in read.result() for row in rows] if read else [])
+    with stopped_with_us():
+        read = read_batch.map(batches, unmapped(todo.parsed), done, unmapped(len(todo.jobs)), unmapped(children)) if batches else None
+        rows = [row for rows in read.result() for row in rows] if read else []
+    corpus = intake.finish_parse(todo, rows)
     publish_corpus(corpus)
     return corpus
 

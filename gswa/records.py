@@ -13,6 +13,7 @@ Status = Literal[
     "timeout", "crashed", "out_of_memory", "empty", "duplicate",
 ]  # fmt: skip
 READABLE = ("ok", "repaired")
+OF_THE_MOMENT = ("timeout", "crashed", "out_of_memory")  # another time, or on a machine with less to do, the file may be read
 Split = Literal["train", "valid", "test"]
 HeldOut = Literal["valid", "test"]
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")

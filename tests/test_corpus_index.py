@@ -1,4 +1,5 @@
 import json
+import os
 from importlib import util
 from pathlib import Path
 
@@ -8,8 +9,10 @@ from papers import PROSE, column, write_docx, write_pdf
 from gswa.corpus import parse_corpus, read_documents
 from gswa.corpus.files import find_files, mark_duplicates
 from gswa.corpus.index import finish, plan, read_batch
+from gswa.corpus.isolate import _failed
 from gswa.corpus.report import Row
 from gswa.errors import ConfigError, CorpusError
+from gswa.files import write_atomically
 
 TEXT = "\n\n".join(PROSE)
 
@@ -121,6 +124,30 @@ def test_a_damaged_document_is_read_again(raw: Path, tmp_path: Path) -> None:
     (parsed / "report.json").unlink()
     next(parsed.glob("three.*.json")).write_text('{"schema_version":1,"source":')
     parse_corpus(raw, parsed)
+    assert report(parsed) == (1, 4)
+
+
+@pytest.mark.parametrize("status", ["timeout", "crashed", "out_of_memory"])
+def test_a_file_that_failed_at_a_bad_moment_is_read_again(raw: Path, tmp_path: Path, status: str) -> None:
+    """A crash that was none stayed in the cache for good, and every later run ended with 'no document with usable text'."""
+    parsed = tmp_path / "parsed"
+
+    def fail() -> None:
+        todo = plan(raw, parsed)
+        (job,) = [job for job in todo.jobs if job.row.source == "three.pdf"]
+        failed = _failed(job, status, "it was a bad moment")
+        write_atomically(parsed / job.row.file, failed.document)
+        finish(todo, [*read_batch([other for other in todo.jobs if other is not job], parsed), failed.row])
+
+    fail()
+    assert statuses(parsed)["three.pdf"] == status
+    fail()
+    assert report(parsed) == (1, 4)
+    assert not plan(raw, parsed).jobs  # what failed twice is believed,
+    stored = next(parsed.glob("three.*.json"))
+    os.utime(stored, (0, stored.stat().st_mtime - 2 * 24 * 3600))  # but not for good
+    parse_corpus(raw, parsed)
+    assert statuses(parsed)["three.pdf"] == "ok"
     assert report(parsed) == (1, 4)
 
 

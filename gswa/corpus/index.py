@@ -22,10 +22,12 @@ from gswa.corpus.report import Report, Row, read_report, write_report
 from gswa.corpus.similar import alike
 from gswa.errors import ConfigError, CorpusError
 from gswa.files import write_atomically
-from gswa.records import READABLE, Document
+from gswa.records import OF_THE_MOMENT, READABLE, Document
 
 READER_VERSION = "3"  # raise it when a reader's output changes: every document is then read anew
 LIBRARIES = ("pypdfium2", "python-docx", "charset-normalizer", "ftfy", "py3langid", "rensa")
+TRIES = 2
+SECONDS_BELIEVED = 24 * 3600
 OURS = re.compile(r".+\.([0-9a-f]{16})\.json")
 WHAT_BELONGS = "put the author's papers there (PDF, DOCX, TXT, MD), the most typical ones in its subfolder important_examples/"
 LONG_TITLE = 4  # words; a shorter title ("Introduction", "Untitled document") does not make two documents one
@@ -83,10 +85,10 @@ def plan(raw: Path, parsed: Path, parser: str = "auto") -> ParsePlan:
         key = cache_key(row, reader)
         named = row.model_copy(update={"file": f"{safe_stem(row.source)}.{key}.json"})
         known = _from_cache(named, stored[key], figures) if key in stored else None
-        if known:
+        if known and not _worth_another_try(known, stored[key]):
             todo.rows.append(known)
         else:
-            todo.jobs.append(Job(raw / row.source, named, parser))
+            todo.jobs.append(Job(raw / row.source, named.model_copy(update={"failures": known.failures if known else 0}), parser))
     return todo
 
 
@@ -205,6 +207,16 @@ def _from_cache(row: Row, path: Path, figures: dict[str, Row]) -> Row | None:
         document = document.model_copy(update={"source": row.source})
         write_atomically(path.with_name(row.file), document.model_dump_json())
     return row.read_as(document)
+
+
+def _worth_another_try(known: Row, path: Path) -> bool:
+    """Whether a file that ended by want of time or memory or by a crash is read again.
+
+    The next run reads it again, in case the machine was to blame. One that failed twice is believed for a day from when it was
+    read: it costs its time limit, a minute, once a day and not in every run.
+    """
+    believed = known.failures >= TRIES and time.time() - path.stat().st_mtime < SECONDS_BELIEVED
+    return known.status in OF_THE_MOMENT and not believed
 
 
 def _remove_stale(parsed: Path, keep: set[str]) -> None:

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError
 from gswa.corpus.clean import count_words
 from gswa.corpus.similar import signature
 from gswa.files import write_atomically
-from gswa.records import READABLE, BlockKind, Document, Record, Status
+from gswa.records import OF_THE_MOMENT, READABLE, BlockKind, Document, Record, Status
 
 KINDS: dict[BlockKind, str] = {
     "reference": "references",
@@ -28,7 +28,8 @@ class Row(Record):
     """One file. `file` is its document in the parsed folder, `stamp` its size, mtime and ctime in ns when it was hashed.
 
     `group` names the documents that say nearly the same, `like` the first of them by name where that is another one.
-    `left_out` counts words by the kind of the blocks that are kept and not trained on.
+    `left_out` counts words by the kind of the blocks that are kept and not trained on. `failures` counts how often in a row
+    reading it ended by want of time or memory or by a crash.
     """
 
     source: str
@@ -46,6 +47,7 @@ class Row(Record):
     file: str = ""
     stamp: tuple[int, int, int] = (0, 0, 0)
     signature: str = ""
+    failures: int = 0
 
     @property
     def usable(self) -> bool:
@@ -69,6 +71,7 @@ class Row(Record):
             "paragraphs": len(prose),
             "left_out": dict(words),
             "signature": signature(" ".join(prose)),
+            "failures": self.failures + 1 if document.status in OF_THE_MOMENT else 0,
         }
         return self.model_copy(update=figures)
 
