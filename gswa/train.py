@@ -357,12 +357,6 @@ def _run(request: RunRequest) -> None:
         raise with_way_on(Interrupted("stopped by Ctrl-C"), known) from error
     except GswaError as error:
         raise with_way_on(error, known)  # noqa: B904  (it is the same error)
-    except Exception as error:
-        # A SIGTERM to the whole group (a service manager, a batch system) ends Prefect's temporary server too, and what the flow
-        # then raises is that it cannot be reached; how the run ended is in the run.
-        if stopped := [run for run in Workspace().run_dirs() if run.id not in known and run.status() == "interrupted"]:
-            raise with_way_on(Interrupted(f"{stopped[0].id} was stopped", exit_code=75), known) from error
-        raise
     run = Workspace().find_run(summary.path)
     console.print(Text(f"\n{metrics_summary(run)}\n\n{ascii_loss_curve(run.steps())}\n"))
     console.print(Text("\n".join(table(["", ""], afterwards(run)))))  # not wrapped: its commands are there to be copied

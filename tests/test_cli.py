@@ -11,11 +11,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
+import psutil
 import pytest
 import typer
 from papers import PROSE, Text, column, write_pdf
 from report_run import empty_run, evaluation_metrics, trained_run
-from small_corpus import environment, gswa, write_corpus, write_txt
+from small_corpus import ROOT, environment, gswa, write_corpus, write_txt
 
 from gswa.basemodel import BUILTIN_FOLDER
 from gswa.console import afterwards, table
@@ -352,7 +353,8 @@ def test_a_traceback_is_shown_on_request_only(call, home):
 @pytest.mark.prefect
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
 def test_a_run_that_is_stopped_says_how_to_go_on(home, sent, code):
-    """SIGINT goes to the whole group, as a terminal's Ctrl-C does."""
+    """Both go to the whole group, as a terminal and a service manager send them. Prefect's server died of SIGTERM with it, and the
+    command waited minutes for it, with Prefect's complaints on the screen."""
     write_corpus(home, pdf=False)
     command = [sys.executable, "-m", "gswa.train", "train", *BUILTIN, "-y", "--iters", "2000", "--skip-plots"]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
@@ -361,10 +363,24 @@ def test_a_run_that_is_stopped_says_how_to_go_on(home, sent, code):
     with subprocess.Popen(command, cwd=home, env=environment(home), **streams) as training:
         before = next((line for line in training.stdout if "Step " in line), "")
         assert before, "the first step came"
-        os.killpg(training.pid, sent) if sent == signal.SIGINT else training.send_signal(sent)
+        os.killpg(training.pid, sent)
         printed = training.stdout.read()
         assert training.wait(timeout=60) == code, printed
     (entry,) = json.loads(gswa(home, "list", "--json").stdout)
     assert entry["status"] == "interrupted" and entry["steps"] >= 1
     assert f"python -m gswa.train resume {entry['id']}" in printed
-    assert "Traceback" not in printed
+    assert "Traceback" not in printed and "Error logging" not in printed and "EventsWorker" not in printed
+
+
+@pytest.mark.prefect
+def test_a_run_that_is_killed_leaves_no_server_behind():
+    """Prefect's temporary server, 200 MB, was there for good."""
+    code = (
+        "from flows.local import _OurServer; server = _OurServer(); server.start(); print(server.server_process.pid, flush=True); input()"
+    )
+    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, **streams) as parent:
+        server = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+        _, alive = psutil.wait_procs([server], timeout=10)
+    assert not alive
