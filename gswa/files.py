@@ -5,18 +5,29 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pydantic import BaseModel
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """All of it or nothing; the folder is made."""
+    with _renamed_into(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def _renamed_into(path: Path) -> Iterator[IO[bytes]]:
+    """On disk before it gets its name: the name alone, of an empty file, is what a power cut would leave."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -76,12 +87,7 @@ def file_digest(path: Path) -> str:
 
 def write_lines(path: Path, records: Iterable[BaseModel | dict[str, Any]]) -> None:
     """A whole JSONL file, renamed into place; the parent folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("w", encoding="utf-8") as out:
-            for record in records:
-                out.write((json.dumps(record, ensure_ascii=False) if isinstance(record, dict) else record.model_dump_json()) + "\n")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with _renamed_into(path) as file:
+        for record in records:
+            line = json.dumps(record, ensure_ascii=False) if isinstance(record, dict) else record.model_dump_json()
+            file.write(line.encode() + b"\n")

@@ -161,10 +161,9 @@ class RunDir:
     def metadata(self) -> dict[str, Any]:
         """Everything known of the run. Raises ConfigError where the file is damaged."""
         try:
-            content = json.loads((self.path / "metadata.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            return dict(json.loads((self.path / "metadata.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
             raise ConfigError(f"{self.path / 'metadata.json'}: cannot be read ({error}); is this a run's folder?") from error
-        return dict(content)
 
     def update(self, **fields: Any) -> None:
         """Add to metadata.json, or replace there."""

@@ -1,5 +1,7 @@
 """Every path outside a run. The project's folder is the current one, or GSWA_HOME."""
 
+import functools
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,9 +12,25 @@ from gswa.rundir import RunDir
 
 SAMPLE_CORPUS = Path("data") / "sample_corpus"
 
+log = logging.getLogger("gswa")
+
 
 def _home() -> Path:
     return Path(os.environ.get("GSWA_HOME") or Path.cwd()).resolve()
+
+
+def _readable(run: Path) -> bool:
+    try:
+        RunDir(run).metadata()
+    except ConfigError as error:
+        _warn_once(f"{error} It is passed over.")
+        return False
+    return True
+
+
+@functools.cache
+def _warn_once(text: str) -> None:
+    log.warning("%s", text)
 
 
 def cache() -> Path:
@@ -80,10 +98,10 @@ class Workspace:
         return self.root / "runs"
 
     def run_dirs(self) -> Iterator[RunDir]:
-        """All runs, newest first."""
+        """All runs, newest first; one whose metadata cannot be read is passed over, with a warning."""
         if self.runs.is_dir():
             for path in sorted(self.runs.iterdir(), reverse=True):
-                if (path / "metadata.json").is_file():
+                if (path / "metadata.json").is_file() and _readable(path):
                     yield RunDir(path)
 
     def find_run(self, name: str | Path) -> RunDir:

@@ -10,6 +10,7 @@ from gswa.errors import ConfigError, Interrupted
 from gswa.files import write_atomically
 from gswa.records import EvalMetrics, StepMetrics
 from gswa.rundir import Event, OomFallback, RunDir, now
+from gswa.workspace import Workspace
 
 
 def step(number: int, attempt: int = 1, loss: float = 1.0) -> StepMetrics:
@@ -125,6 +126,20 @@ def test_an_atomic_write_leaves_the_old_file_when_it_fails(tmp_path):
         write_atomically(file, "\ud800")
     assert file.read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize("content", ["", "{", "5", "[1]"])
+def test_one_damaged_run_stops_no_other(tmp_path, caplog, content):
+    """An empty metadata.json of an old run ended every new one after half a minute, and `list`."""
+    workspace = Workspace(tmp_path)
+    run, damaged = RunDir.create(workspace.runs), workspace.runs / "20200101-000000"
+    damaged.mkdir()
+    (damaged / "metadata.json").write_text(content)
+    assert [list(workspace.run_dirs()) for _ in range(3)] == [[run]] * 3
+    (warning,) = caplog.messages
+    assert str(damaged / "metadata.json") in warning and warning.endswith("passed over.")
+    with pytest.raises(ConfigError, match="20200101-000000"):
+        workspace.find_run(damaged.name).metadata()
 
 
 def test_steps_that_a_resume_went_back_behind_are_gone(tmp_path):
