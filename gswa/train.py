@@ -36,9 +36,7 @@ PREFECT = {
 }
 
 Model = Annotated[str | None, typer.Option("--model", "-m", help="gswa-tiny (built in), smollm2-135m, a local folder, or a hub id.")]
-Limit = Annotated[
-    float | None, typer.Option("--memory-limit", parser=parse_memory, metavar="SIZE", help="Behave as on a machine of this size, as 8GB.")
-]
+Limit = Annotated[float | None, typer.Option("--memory-limit", parser=parse_memory, metavar="8GB", help="Train as a machine of this size.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before starting.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Latest = Annotated[bool, typer.Option("--latest", help="The newest run.")]
@@ -106,9 +104,7 @@ def prepare(seed: Annotated[int, typer.Option("--seed", help="Seed of the split.
 def preprocess(
     input: Annotated[Path | None, typer.Option("--input", "-i", help="Folder of train/valid/test.jsonl, or one JSONL file.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the chunks.")] = None,
-    max_tokens: Annotated[
-        int | None, typer.Option("--max-tokens", min=128, help="Tokens per chunk, as the chat template renders it.")
-    ] = None,
+    max_tokens: Annotated[int | None, typer.Option("--max-tokens", min=128, help="Tokens per chunk, as the chat renders it.")] = None,
     overlap: Annotated[int, typer.Option("--overlap", min=0, help="Tokens of context before a later part; no loss on them.")] = 0,
     strategy: Annotated[str, typer.Option("--strategy", help="auto, paragraph, sentence or token.")] = "auto",
     analyze_only: Annotated[bool, typer.Option("--analyze-only", help="Report and write nothing.")] = False,
@@ -169,9 +165,7 @@ def train(
     learning_rate: Annotated[float | None, typer.Option("--learning-rate", "--lr", help="Peak learning rate.")] = None,
     lora_rank: Annotated[int | None, typer.Option("--lora-rank", help="Rank of the adapter.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of every random choice.")] = None,
-    preprocess: Annotated[
-        bool, typer.Option("--preprocess", help="Split long examples: always done; accepted as the guide writes it.")
-    ] = False,
+    preprocess: Annotated[bool, typer.Option("--preprocess", help="Split long examples, which is always done.")] = False,
     auto_plan: Annotated[bool, typer.Option("--auto-plan", help="Choose settings by dry runs.")] = False,
     memory_safe: Annotated[bool, typer.Option("--memory-safe", help="One profile lower, evaluation batch 1, margin 0.7.")] = False,
     backend: Annotated[str | None, typer.Option("--backend", help="torch or mlx.")] = None,
