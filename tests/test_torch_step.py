@@ -12,6 +12,7 @@ from gswa.backends.torch.data import collate
 from gswa.backends.torch.formats import measure
 from gswa.backends.torch.lora import AddAdapter, OneProduct
 from gswa.backends.torch.model import add_adapter, load_base
+from gswa.backends.torch.products import FILLED, linear
 from gswa.basemodel import BUILTIN_FOLDER
 from gswa.config import RunConfig
 from gswa.dataset import Rendered
@@ -186,3 +187,12 @@ def test_dropout_keeps_peft_s_own_layers():
     model = add_adapter(load_base(str(BUILTIN_FOLDER), config), config)
     layer: SimpleNamespace = model.base_model.model.model.layers[0].mlp.up_proj
     assert "forward" not in vars(layer)
+
+
+@pytest.mark.parametrize("rows", [FILLED - 1, FILLED, 2 * FILLED])
+def test_a_product_is_the_same_by_whichever_library(rows):
+    x, weight, bias = torch.randn(2, rows, 48), torch.randn(80, 48), torch.randn(80)
+    exact = x.double() @ weight.double().t()
+    torch.testing.assert_close(linear(x, weight).double(), exact, atol=1e-4, rtol=0)
+    torch.testing.assert_close(linear(x, weight, bias).double(), exact + bias.double(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(linear(exact.float(), weight.t()).double(), exact @ weight.double(), atol=1e-2, rtol=0)

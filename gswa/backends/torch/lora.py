@@ -12,6 +12,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from gswa.backends.torch.products import linear
+
 
 class OneProduct(torch.autograd.Function):
     """x·(W + s·B·A)ᵀ: base and adapter in one matrix product. Exact in fp32 only: in bf16 the sum would round the adapter away."""
@@ -20,14 +22,14 @@ class OneProduct(torch.autograd.Function):
     def forward(ctx: Any, x: torch.Tensor, base: torch.nn.Linear, a: torch.Tensor, b: torch.Tensor, scale: float) -> torch.Tensor:
         ctx.save_for_backward(x, a, b)
         ctx.base, ctx.scale = base.weight, scale
-        return F.linear(x, torch.addmm(base.weight, b, a, alpha=scale), base.bias)
+        return linear(x, torch.addmm(base.weight, b, a, alpha=scale), base.bias)
 
     @staticmethod
     def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, None, torch.Tensor, torch.Tensor, None]:
         x, a, b = ctx.saved_tensors
         (gradient,) = upstream
         _, grad_a, grad_b = _adapter_gradients(x, gradient, a, b, ctx.scale)
-        grad_x = gradient @ torch.addmm(ctx.base, b, a, alpha=ctx.scale) if ctx.needs_input_grad[0] else None
+        grad_x = linear(gradient, torch.addmm(ctx.base, b, a, alpha=ctx.scale).t()) if ctx.needs_input_grad[0] else None
         return grad_x, None, grad_a, grad_b, None
 
 
