@@ -86,9 +86,21 @@ def _predicted(run: RunDir, config: RunConfig) -> float | None:
 
 
 def evaluate(run: RunDir) -> None:
-    """Held-out losses and samples of adapters/, read back from disk by a fresh process."""
+    """Held-out losses and samples of adapters/, read back from disk by a fresh process.
+
+    Out of memory, it is tried again with smaller batches. With a single row too, the run completes without: its adapter is there.
+    """
     config = run.current_config()
-    run_child(job_for(run, config, action="evaluate", attempt=run.metadata().get("attempts", 1)))
+    try:
+        run_child(job_for(run, config, action="evaluate", attempt=run.metadata().get("attempts", 1)))
+    except OutOfMemory as error:
+        error.phase, error.step = "evaluate", run.metadata().get("chosen_step", error.step)
+        if not config.enable_oom_fallback:
+            raise
+        if config.eval_batch_size == 1:
+            log.warning("the adapter was not evaluated, for want of memory (%s); it lies in %s", error, run.adapters)
+        elif step_down(run, error):
+            evaluate(run)
 
 
 def job_for(run: RunDir, config: RunConfig, **fields: Any) -> TrainJob:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from gswa.backends.checkpoint import SEAL, is_sealed, last_sealed, rotate, seal
+from gswa.backends.checkpoint import SEAL, is_sealed, last_sealed, rotate, seal, take_up
 
 
 def checkpoint(folder: Path, step: int, sealed: bool = True) -> Path:
@@ -44,6 +44,17 @@ def test_the_last_two_and_the_best_are_kept(tmp_path):
         checkpoint(tmp_path, step)
     rotate(tmp_path, best=2)
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-2", "checkpoint-4", "checkpoint-5"}
+
+
+def test_a_damaged_checkpoint_was_counted_among_the_two_that_are_kept(tmp_path):
+    for step in (9, 10):
+        checkpoint(tmp_path, step)
+    (checkpoint(tmp_path, 15) / "optimizer.pt").write_bytes(b"Moments")
+    checkpoint(tmp_path, 99, sealed=False)
+    assert take_up(tmp_path) == tmp_path / "checkpoint-10"
+    checkpoint(tmp_path, 11)
+    rotate(tmp_path, best=None)
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-10", "checkpoint-11", "damaged-checkpoint-15"}
 
 
 def test_no_checkpoint_is_no_error(tmp_path):

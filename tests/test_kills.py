@@ -14,7 +14,7 @@ import pytest
 from test_oom_run import make_run
 
 from gswa import attempt
-from gswa.backends.checkpoint import all_checkpoints, is_sealed, last_sealed
+from gswa.backends.checkpoint import all_checkpoints, is_sealed, last_sealed, steps_of
 from gswa.errors import Interrupted, OutOfMemory, TrainingError
 from gswa.rundir import RunDir
 
@@ -119,6 +119,23 @@ def test_no_orphan_survives_and_the_run_can_be_resumed(tmp_path, victim):
         attempt.train(run, stop_at(reached + 10))
     assert [step.step for step in run.steps()] == list(range(1, run.steps()[-1].step + 1))
     assert run.status() == "interrupted"
+
+
+def test_a_stop_while_evaluating_lost_the_steps_since_the_last_checkpoint(tmp_path):
+    run = make_run(tmp_path, **{**SETTINGS, "held_out": 150, "held_out_words": 380, "epochs": 1, "evaluations": 2})
+
+    def stop_soon(step, total) -> None:
+        if step.step == total // 2:
+            time.sleep(0.3)  # the evaluation is under way
+            raise Interrupted("enough")
+
+    with pytest.raises(Interrupted):
+        attempt.train(run, stop_soon)
+    reached = run.steps()[-1].step
+    assert steps_of(last_sealed(run.checkpoints)) == reached
+    assert reached not in {seen.step for seen in run.evaluations("valid")}
+    attempt.train(run)
+    assert {seen.step for seen in run.evaluations("valid")} == {0, reached, 8}
 
 
 def stop_at(wanted: int):

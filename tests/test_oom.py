@@ -12,7 +12,8 @@ MESSAGES = [
     "CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
     "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
     "Triton Error [CUDA]: out of memory",
-    "NCCL error: unhandled cuda error, Cuda failure 2 'out of memory'",
+    "NCCL error in: NCCL.cpp:94, unhandled cuda error\nncclUnhandledCudaError: Failed.\nLast error:\nCuda failure 2 'out of memory'",
+    "HIP error: out of memory",
     "Error out of memory at line 380 in file /src/csrc/pythonInterface.cpp",
     "MPS backend out of memory (MPS allocated: 9.1 GB)",
     "Invalid buffer size: 24.00 GiB",
@@ -27,6 +28,8 @@ MESSAGES = [
     "terminate called after throwing an instance of 'std::bad_alloc'",
     "memory allocation of 1600 bytes failed",
     "OSError: [Errno 12] Cannot allocate memory",
+    "unable to mmap 538090408 bytes from file <model.safetensors>: Cannot allocate memory (12)",
+    "SafetensorError: Error while deserializing header: Cannot allocate memory (os error 12)",
 ]
 LOOK_ALIKES = [
     "peak memory 12.3GB, memory is fine",
@@ -73,6 +76,12 @@ def test_every_row_of_the_table_is_reached_and_names_its_source():
 def test_nothing_else_is_taken_for_it(text):
     assert signature_in(text) is None
     assert not is_oom(RuntimeError(text))
+
+
+@pytest.mark.parametrize("name", ["CUDA error: out of memory", "std::bad_alloc"])
+def test_a_file_whose_name_says_so_is_none(name):
+    assert not is_oom(FileNotFoundError(2, "No such file or directory", f"/papers/{name}"))
+    assert is_oom(OSError(12, "Cannot allocate memory"))
 
 
 def test_the_type_and_the_cause_count_too():

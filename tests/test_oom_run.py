@@ -28,7 +28,7 @@ def text(seed: int, words: int) -> str:
 def make_run(folder, words: int = WORDS_OF_1000_TOKENS, held_out_words: int = 120, held_out: int = 4, **settings) -> RunDir:
     """16 training texts, the longest of just under 1024 tokens as rendered."""
     run = RunDir.create(folder)
-    for split, number, length in (("train", 16, words), ("valid", held_out, held_out_words), ("test", 4, held_out_words)):
+    for split, number, length in (("train", 16, words), ("valid", held_out, held_out_words), ("test", held_out, held_out_words)):
         chats = (
             (Message(role="user", content="Continue."), Message(role="assistant", content=text(seed, length - 7 * seed)))
             for seed in range(number)
@@ -100,14 +100,43 @@ def test_the_batch_rungs_change_no_loss(tmp_path, three_rungs_gb):
     assert [step.learning_rate for step in limited.steps()] == [step.learning_rate for step in free.steps()]
 
 
-def test_an_evaluation_without_memory_shrinks_its_batch_and_leaves_the_training_batch(tmp_path, tmp_path_factory):
-    training = {"words": 120, "batch_size": 2, "gradient_accumulation": 4}
-    limit = least_gb(tmp_path_factory.mktemp("bisection"), **training) + 0.03
-    run = make_run(tmp_path, held_out_words=WORDS_OF_1000_TOKENS, memory_limit_gb=limit, eval_batch_size=16, held_out=16, **training)
+SHORT = {"words": 120, "batch_size": 2, "gradient_accumulation": 4}
+LONG_HELD_OUT = {"held_out_words": WORDS_OF_1000_TOKENS, "held_out": 16, "eval_batch_size": 16}
+
+
+@pytest.fixture(scope="module")
+def short_gb(tmp_path_factory) -> float:
+    """Fits training on short texts, and not an evaluation of 16 long ones at a time."""
+    return least_gb(tmp_path_factory.mktemp("bisection"), **SHORT) + 0.03
+
+
+def test_an_evaluation_without_memory_shrinks_its_batch_and_leaves_the_training_batch(tmp_path, short_gb):
+    run = make_run(tmp_path, memory_limit_gb=short_gb, **SHORT, **LONG_HELD_OUT)
     assert set(walk(run)) == {"eval_batch_size"}
     assert {event.phase for event in run.fallbacks()} == {"evaluate"}
     assert run.current_config().batch_size == 2
     assert run.current_config().eval_batch_size < 16
+
+
+def test_the_last_evaluation_had_no_ladder(tmp_path, short_gb, caplog):
+    """A run that was trained ended as failed, its adapter ready."""
+    settings = {**SHORT, **LONG_HELD_OUT, "iters": 1, "epochs": None}
+    run = make_run(tmp_path, **settings)
+    attempt.train(run)
+
+    def evaluated(gigabytes: float) -> list[str]:
+        run.write_config(RunRequest(), resolve(Layer("test", {**run.settled().config.model_dump(), "memory_limit_gb": gigabytes})))
+        attempt.evaluate(run)
+        return [event.rung for event in run.fallbacks()]
+
+    rungs = evaluated(short_gb)
+    assert rungs
+    assert set(rungs) == {"eval_batch_size"}
+    assert run.evaluation() is not None
+    run.evaluation_file.unlink()
+    evaluated(NOT_EVEN_LOADED_GB)
+    assert run.evaluation() is None
+    assert "was not evaluated, for want of memory" in caplog.text
 
 
 def test_the_foot_of_the_ladder_says_what_was_tried(tmp_path):

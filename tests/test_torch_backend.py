@@ -178,6 +178,14 @@ def test_a_loss_that_is_no_number_stops_the_run_with_a_message(make_job):
         run_child(make_job(learning_rate=1e30, epochs=3))
 
 
+def test_a_run_whose_last_step_ruined_the_weights_ended_as_done(make_job):
+    job = make_job(learning_rate=1e30, epochs=None, iters=1)
+    with pytest.raises(GswaError, match="held-out loss is nan at step 1"):
+        run_child(job)
+    assert last_sealed(RunDir(job.run).checkpoints) is None
+    assert not RunDir(job.run).evaluations("test")[1:]
+
+
 def test_a_dry_run_meets_the_longest_rows_and_leaves_no_checkpoint(make_job):
     job = make_job(action="dry_run").model_copy(update={"max_steps": 2})
     run_child(job)

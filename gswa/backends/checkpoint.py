@@ -48,6 +48,22 @@ def last_sealed(folder: Path) -> Path | None:
     return next((path for path in all_checkpoints(folder) if is_sealed(path)), None)
 
 
+def take_up(folder: Path) -> Path | None:
+    """The newest checkpoint whose seal holds. Those after it are put out of the way, so that they count neither as kept nor as
+    done: the damaged ones under another name, the ones whose saving was cut off for good."""
+    good = last_sealed(folder)
+    for path in all_checkpoints(folder):
+        if good is not None and steps_of(path) <= steps_of(good):
+            break
+        if not (path / SEAL).is_file():
+            shutil.rmtree(path)
+            continue
+        aside = path.with_name(f"damaged-{path.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        path.rename(aside)
+    return good
+
+
 def rotate(folder: Path, best: int | None) -> None:
     """Keep the two newest sealed checkpoints and the best one (by step); remove the others."""
     sealed = [path for path in all_checkpoints(folder) if (path / SEAL).is_file()]

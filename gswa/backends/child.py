@@ -239,7 +239,7 @@ def _result(job: TrainJob, last: Message, code: int, output: str, evidence: Evid
         result: dict[str, Any] = last["result"]
         return result
     if outcome == "interrupted" or code == EXIT_STOPPED:
-        raise Interrupted("training was stopped; its last step is in a checkpoint", exit_code=EXIT_STOPPED)
+        raise Interrupted(last.get("error") or "training was stopped", exit_code=EXIT_STOPPED)
     phase = last.get("phase", "load")
     step = last["step"] if isinstance(last.get("step"), int) else (last.get("step") or {}).get("step", 0)
     peak = max(last.get("peak_memory_gb") or 0.0, evidence.peak_gb) or None
@@ -254,10 +254,11 @@ def _result(job: TrainJob, last: Message, code: int, output: str, evidence: Evid
         kept = "; the last good checkpoint stands: free space, then resume the run" if full else ""
         raise TrainingError(f"training failed while in phase {phase} after step {step}: {last['error']}{kept}")
     # It ended without a word: a signal, or a library that calls exit() itself.
-    limited = job.config.memory_limit_gb is not None
+    limited, limit = job.config.memory_limit_gb is not None, job.config.memory_limit_gb or 0.0
     if seen := signature_in(output, limited):
         raise OutOfMemory(f"out of memory ({seen.source}), the process ended with {_name(code)}", phase, step, peak)
-    if why := exit_in(code, job.config.backend, job.config.device, evidence.of_oom(), limited):
+    tight = limited and evidence.peak_data_gb > limit / 2
+    if why := exit_in(code, job.config.backend, job.config.device, evidence.of_oom(), tight):
         raise OutOfMemory(why, phase, step, peak)
     raise TrainingError(f"the training process ended with {_name(code)} in phase {phase} after step {step}; its output is in the log")
 

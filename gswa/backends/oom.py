@@ -5,6 +5,7 @@ Messages are looked for in the text of the exception or, where a library ends th
 abort), in the last 64 kB that the child wrote to stderr. An exit code alone says little: each has what it needs besides.
 """
 
+import errno
 import re
 import signal
 from typing import Literal, NamedTuple
@@ -48,11 +49,11 @@ EXITS = (
 )
 SIGNATURES = (
     _row("cuda", r"(CUDA|HIP|XPU) out of memory\. Tried to allocate", "torch.OutOfMemoryError"),
-    _row("cuda", r"CUDA (driver )?error: out of memory", "torch.AcceleratorError: outside the caching allocator, and asynchronous"),
+    _row("cuda", r"(CUDA (driver )?|HIP )error: out of memory", "torch.AcceleratorError: outside the caching allocator, and asynchronous"),
     _row("cuda", r"cudaErrorMemoryAllocation|CUDA_ERROR_OUT_OF_MEMORY", "CUDA runtime and driver"),
     _row("cuda", r"CU(BLAS|DNN|SOLVER|SPARSE)_STATUS_ALLOC_FAILED", "cuBLAS, cuDNN, cuSOLVER"),
     _row("cuda", r"Triton Error \[CUDA\]: out of memory", "Triton"),
-    _row("cuda", r"NCCL.*(Cuda failure|unhandled cuda error).*out of memory", "NCCL"),
+    _row("cuda", r"Cuda failure (\d+ )?'out of memory'", "NCCL's last error, some lines below torch's own (NVIDIA/nccl#1410)"),
     _row("cuda", r"^Error out of memory at line \d+ in file", "bitsandbytes CUDA_CHECK_RETURN: printed, then exit(1)"),
     _row("mps", r"MPS backend out of memory", "torch MPSAllocator.mm"),
     _row("mps", r"Invalid buffer size: [\d.]+ [KMGT]i?B", "torch MPSAllocator.mm"),
@@ -69,6 +70,7 @@ SIGNATURES = (
     _row("cpu", r"std::bad_alloc", "C++ operator new"),
     _row("cpu", r"^memory allocation of \d+ bytes failed", "Rust (tokenizers, safetensors): SIGABRT"),
     _row("cpu", r"(\[Errno 12\]|Error code 12).*Cannot allocate memory", "errno ENOMEM"),
+    _row("cpu", r"Cannot allocate memory \((os error )?12\)", "errno ENOMEM, as Rust (safetensors) and torch's mmap say it"),
 )
 
 # Only under a limit of our own on the data segment are these want of memory: a thread's stack is memory too, and an
@@ -93,14 +95,16 @@ def is_oom(error: BaseException, limited: bool = False) -> bool:
     while seen is not None:
         if names & {f"{kind.__module__}.{kind.__qualname__}" for kind in type(seen).__mro__}:
             return True
-        if signature_in(f"{type(seen).__name__}: {seen}", limited) or signature_in(str(seen), limited):
+        named = isinstance(seen, OSError) and seen.errno not in (None, errno.ENOMEM)  # what it says besides is a file's name
+        if not named and (signature_in(f"{type(seen).__name__}: {seen}", limited) or signature_in(str(seen), limited)):
             return True
         seen = seen.__cause__
     return False
 
 
 def exit_in(code: int, backend: str, device: str, evidence: str, limited: bool) -> str:
-    """Why an exit without a word was for want of memory; empty where nothing says so. `evidence` is what the counters say."""
+    """Why an exit without a word was for want of memory; empty where nothing says so. `evidence` is what the counters say;
+    `limited`: under a limit of ours, half of which at least was taken."""
     place = f"mlx on {device}" if backend == "mlx" else device
     if any(row.code == code and row.needs == "evidence" for row in EXITS) and evidence:
         return f"killed by the kernel for want of memory: {evidence}"

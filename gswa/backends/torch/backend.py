@@ -9,7 +9,7 @@ from typing import Any
 from transformers import set_seed
 
 from gswa.backends.base import Report
-from gswa.backends.checkpoint import last_sealed
+from gswa.backends.checkpoint import take_up
 from gswa.backends.torch.data import Chunks, pad_token
 from gswa.backends.torch.evaluate import answer, held_out_loss
 from gswa.backends.torch.formats import measure
@@ -40,15 +40,17 @@ class TorchBackend:
         trainer = _trainer(job, report)
         report.total_steps(len(trainer.schedule.steps))
         run = RunDir(job.run)
-        checkpoint = last_sealed(run.checkpoints) if job.action == "train" else None
+        checkpoint = take_up(run.checkpoints) if job.action == "train" else None
         rehearse(trainer)
         if job.action == "train" and checkpoint is None:
             trainer.held_out("valid")
             trainer.held_out("test")
+            if report.stop_requested():
+                raise Interrupted("training was stopped before its first step", exit_code=75)
         report.phase("resume" if checkpoint else "train")
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if report.stop_requested():
-            raise Interrupted("stopped by a signal; the last step is in a checkpoint", exit_code=75)
+            raise Interrupted("training was stopped; its last step is in a checkpoint", exit_code=75)
         if job.action == "dry_run":
             return {**_batching(trainer), **_memory(job, baseline)}
         chosen = best_step(run) or trainer.state.global_step

@@ -1,5 +1,6 @@
 """Held-out loss and samples of a model in memory."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -8,6 +9,7 @@ from gswa.backends.torch.data import Chunks, eval_batches
 from gswa.backends.torch.loss import IGNORED
 from gswa.config import RunConfig
 from gswa.dataset import Tokenizer, render_prompt
+from gswa.errors import Interrupted
 from gswa.records import Message
 
 
@@ -19,14 +21,18 @@ class Loss(NamedTuple):
 
 
 @torch.no_grad()
-def held_out_loss(model: Any, data: Chunks, config: RunConfig, pad: int) -> Loss:
-    training = model.training
+def held_out_loss(model: Any, data: Chunks, config: RunConfig, pad: int, stopped: Callable[[], bool] = lambda: False) -> Loss:
+    """Raises Interrupted where `stopped`, asked before each batch, says yes."""
+    training, total, tokens = model.training, 0.0, 0
     model.eval()
-    total, tokens = 0.0, 0
-    for batch in eval_batches(data, config, pad, model.device):
-        total += float(model(**batch, num_items_in_batch=1).loss)
-        tokens += int((batch["labels"][:, 1:] != IGNORED).sum())
-    model.train(training)
+    try:
+        for batch in eval_batches(data, config, pad, model.device):
+            if stopped():
+                raise Interrupted("stopped while evaluating", exit_code=75)
+            total += float(model(**batch, num_items_in_batch=1).loss)
+            tokens += int((batch["labels"][:, 1:] != IGNORED).sum())
+    finally:
+        model.train(training)
     return Loss(total / max(tokens, 1), tokens)
 
 

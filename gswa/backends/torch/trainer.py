@@ -21,7 +21,7 @@ from gswa.backends.torch.evaluate import held_out_loss
 from gswa.backends.torch.memory import peak_gb, reserved_gb, reset_peak
 from gswa.backends.torch.packed import NAME, tried
 from gswa.dataset import Tokenizer
-from gswa.errors import TrainingError
+from gswa.errors import Interrupted, TrainingError
 from gswa.order import Order
 from gswa.records import EvalMetrics, HeldOut, Split, StepMetrics, TrainJob
 from gswa.rundir import RunDir, now
@@ -151,13 +151,21 @@ class GswaTrainer(Trainer):
         return super().training_step(model, inputs, num_items_in_batch)
 
     def held_out(self, split: HeldOut) -> None:
-        """Evaluate on one split and record it; nothing where the split is empty."""
+        """Evaluate on one split and record it; nothing where the split is empty, or where a stop is asked for meanwhile.
+
+        Raises TrainingError where the loss is not finite.
+        """
         if not len(self.data[split]):
             return
         config = self.job.config
         self.report.phase("evaluate")
         reset_peak(config.device)
-        loss = held_out_loss(self.model, self.data[split], config, self.pad)
+        try:
+            loss = held_out_loss(self.model, self.data[split], config, self.pad, self.report.stop_requested)
+        except Interrupted:
+            return
+        if not math.isfinite(loss.mean):
+            raise _diverged(f"the held-out loss is {loss.mean}", self.state.global_step)
         self.report.evaluation(
             EvalMetrics(
                 step=self.state.global_step,
@@ -189,6 +197,8 @@ class Telemetry(TrainerCallback):
         earlier = [step for step in self.run.steps() if step.step <= state.global_step]
         self.trained_tokens = earlier[-1].trained_tokens if earlier else 0
         self.saved_share = self._share(state.global_step)
+        if self.real and state.global_step in self.due and state.global_step not in {seen.step for seen in self.run.evaluations("valid")}:
+            self.trainer.held_out("valid")  # it was cut off by the stop that this run is resumed from
         self.trainer.report.phase("train")
         reset_peak(self.trainer.job.config.device)
 
@@ -216,15 +226,13 @@ class Telemetry(TrainerCallback):
             return
         trainer = self.trainer
         if not math.isfinite(logs["loss"]):
-            control.should_save = False
-            raise TrainingError(
-                f"the loss became {logs['loss']} at step {state.global_step}; training stopped, and the last checkpoint "
-                "before it stands. Try a lower learning rate"
-            )
+            raise _diverged(f"the loss became {logs['loss']}", state.global_step)
         trainer.report.step(self._metrics(state.global_step, logs))
         trainer.tokens = trainer.cells = 0
         if self.real and state.global_step in self.due:
             trainer.held_out("valid")
+            if trainer.report.stop_requested():
+                control.should_save = control.should_training_stop = True
         reset_peak(trainer.job.config.device)
         if control.should_save:
             trainer.report.phase("save")
@@ -247,9 +255,12 @@ class Telemetry(TrainerCallback):
             peak_reserved_gb=reserved_gb(device),
         )
 
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         folder = Path(args.output_dir)
         checkpoint = folder / f"checkpoint-{state.global_step}"
+        trained = [weight for weight in model.parameters() if weight.requires_grad]
+        if not all(bool(weight.isfinite().all()) for weight in trained):
+            raise _diverged("the adapter's weights are no longer finite", state.global_step)
         cursor = {
             "step": state.global_step,
             "max_seq_length": self.trainer.job.config.max_seq_length,
@@ -260,6 +271,10 @@ class Telemetry(TrainerCallback):
         rotate(folder, best_step(self.run))
         self.saved_at, self.saved_share = time.monotonic(), self._share(state.global_step)
         self.trainer.report.phase("train")
+
+
+def _diverged(what: str, step: int) -> TrainingError:
+    return TrainingError(f"{what} at step {step}; training stopped. Start a new run with a lower --learning-rate: this one would repeat it")
 
 
 def evaluation_steps(shares: Sequence[float], evaluations: int) -> set[int]:
