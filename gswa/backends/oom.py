@@ -79,6 +79,11 @@ UNDER_OUR_LIMIT = (
     _row("cpu", r"^libgomp: Thread creation failed: Resource temporarily unavailable", "libgomp: printed, then exit(1)"),
     _row("cpu", r"RuntimeError: can't start new thread", "Python"),
     _row("cpu", r"could not (create|execute) a (primitive|memory object)", "oneDNN (oneapi/dnnl/dnnl.hpp), whose status says no more"),
+    _row(
+        "cpu",
+        r"SystemError: .* returned NULL without setting an exception",
+        "CPython, of C code whose allocation failed; seen while loading",
+    ),
     _row("cpu", r"RuntimeError: unknown parameter type", "torch's argument parser, half built; seen while weights were loading"),
 )
 
