@@ -3,10 +3,11 @@
 import logging
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from gswa import chunking
-from gswa.backends.checkpoint import last_sealed, steps_of
+from gswa.backends.checkpoint import all_checkpoints, last_sealed, steps_of
 from gswa.backends.child import preload, run_child
 from gswa.basemodel import resolve_model
 from gswa.config import RunConfig
@@ -28,6 +29,7 @@ def train(run: RunDir, on_step: Tell = lambda step, total: None) -> None:
     TrainingError or Interrupted.
     """
     if run.metadata().get("trained"):
+        log.info("training came to its end before; what comes after it is left")
         return
     config = run.current_config()
     preload(config.backend, config.quantization)  # it loads its libraries while the chunks are made
@@ -36,6 +38,8 @@ def train(run: RunDir, on_step: Tell = lambda step, total: None) -> None:
     start = steps_of(checkpoint) if checkpoint else 0
     write_order(run, config, start)
     number = run.metadata().get("attempts", 0) + 1
+    if number > 1:
+        _say_where(run, checkpoint)
     run.update(attempts=number, predicted_memory_gb=_predicted(run, config))
     try:
         result = run_child(job_for(run, config, attempt=number), _listener(run, on_step))
@@ -50,6 +54,15 @@ def train(run: RunDir, on_step: Tell = lambda step, total: None) -> None:
     run.update(
         losses=summary.model_dump(include={"train_loss", "valid_loss_before", "valid_loss_after", "test_loss_before", "test_loss_after"}),
     )
+
+
+def _say_where(run: RunDir, checkpoint: Path | None) -> None:
+    start = steps_of(checkpoint) if checkpoint else 0
+    if damaged := [path.name for path in all_checkpoints(run.checkpoints) if steps_of(path) > start]:
+        log.warning("passed over, because damaged or not whole: %s", ", ".join(damaged))
+    total = run.metadata().get("total_steps")
+    of = f" of {total}" if total else ""
+    log.info("training goes on after step %d%s, from %s", start, of, checkpoint.name if checkpoint else "the start: there is no checkpoint")
 
 
 def next_config(config: RunConfig, error: BaseException) -> Descent | None:

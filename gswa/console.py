@@ -4,7 +4,7 @@ import logging
 import shlex
 import textwrap
 import time
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain, repeat
 from pathlib import Path
@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from gswa.errors import GswaError
+from gswa.errors import GswaError, TrainingError
 from gswa.rundir import RunDir
 from gswa.workspace import Workspace
 
@@ -120,32 +120,41 @@ def message(error: BaseException) -> str:
 def afterwards(run: RunDir) -> list[list[str]]:
     """Where its adapter and report lie, and what to do with them."""
     modelfile = run.adapters / "Modelfile"
-    redo = f"none; make it with: python -m gswa.train visualize --run-dir {run.id}"
+    redo = f"none; make it with: python -m gswa.train visualize --run-dir {named(run)}"
     rows = [
         ["adapter", shown_path(run.adapters)],
         ["report", shown_path(run.report_file) if run.report_file.is_file() else redo],
-        ["samples", f"python -m gswa.train evaluate --run-dir {run.id}"],
+        ["samples", f"python -m gswa.train evaluate --run-dir {named(run)}"],
     ]
     if modelfile.is_file():
         rows.append(["use it", f"ollama create gswa-gilles -f {shlex.quote(shown_path(modelfile))} && ollama run gswa-gilles"])
     return rows
 
 
-def with_way_on(error: GswaError, known: Container[str]) -> GswaError:
-    """With a note on what to do about each run whose id is not among those `known`."""
-    for run in (run for run in Workspace().run_dirs() if run.id not in known):
-        for line in way_on(run):
+def with_way_on(error: GswaError, runs: Iterable[RunDir]) -> GswaError:
+    """With a note on what to do about each of the runs that it ended."""
+    for run in runs:
+        for line in way_on(run, error):
             error.add_note(line)
     return error
 
 
-def way_on(run: RunDir) -> list[str]:
-    """What to do about a run that did not come to its end."""
+def way_on(run: RunDir, error: GswaError) -> list[str]:
+    """What to do about a run that did not come to its end: `resume` takes no settings, so it helps where the run was not to blame."""
     status = run.status()
     lines = [f"what training printed: {shown_path(run.output_log)}"] if status == "failed" and run.output_log.is_file() else []
-    if status == "interrupted" or (status == "failed" and any(run.checkpoints.glob("checkpoint-*"))):
-        lines.append(f"continue it with: python -m gswa.train resume {run.id}")
+    outside = type(error) is TrainingError or "trained" in run.metadata()  # the child was killed, a disk was full; or it is what follows
+    if status == "interrupted" or (status == "failed" and outside and any(run.checkpoints.glob("checkpoint-*"))):
+        lines.append(f"continue it with: python -m gswa.train resume {named(run)}")
+    elif status == "failed" and run.output_log.is_file():
+        anew = f"python -m gswa.train train --config {shlex.quote(shown_path(run.config_file))}"
+        lines.append(f"resume takes the same settings and would end in the same way; with others, given as flags: {anew}")
     return lines
+
+
+def named(run: RunDir) -> str:
+    """What a command line calls the run: its id, or its folder where that is not among the project's runs."""
+    return run.id if run.path.parent == Workspace().runs else shlex.quote(shown_path(run.path))
 
 
 def shown_path(path: Path) -> str:

@@ -61,7 +61,9 @@ def open_run(request: RunRequest, flow_run: str | None = None, deployment: str |
     """
     workspace = Workspace()
     if request.resume:
-        return _unfinished(workspace.find_run(request.resume))
+        run = _unfinished(workspace.find_run(request.resume))
+        log.info("continuing run %s", run.path)
+        return run
     for run in workspace.run_dirs():
         metadata = run.metadata()
         again = flow_run is not None and metadata.get("flow_run_id") == flow_run

@@ -344,13 +344,19 @@ def _run(request: RunRequest) -> None:
     from gswa.report.terminal import ascii_loss_curve, metrics_summary
     from gswa.workspace import Workspace
 
-    known = {run.id for run in Workspace().run_dirs()} - {Path(request.resume or "").name}
+    known = {run.id for run in Workspace().run_dirs()}
+
+    def ours() -> list[RunDir]:
+        if request.resume:
+            return [Workspace().find_run(request.resume)]
+        return [run for run in Workspace().run_dirs() if run.id not in known]
+
     try:
         summary = run_here(finetune, request)
     except KeyboardInterrupt as error:
-        raise with_way_on(Interrupted("stopped by Ctrl-C"), known) from error
+        raise with_way_on(Interrupted("stopped by Ctrl-C"), ours()) from error
     except GswaError as error:
-        raise with_way_on(error, known)  # noqa: B904  (it is the same error)
+        raise with_way_on(error, ours())  # noqa: B904  (it is the same error)
     run = Workspace().find_run(summary.path)
     console.print(Text(f"\n{metrics_summary(run)}\n\n{ascii_loss_curve(run.steps())}\n"))
     console.print(Text("\n".join(table(["", ""], afterwards(run)))))  # not wrapped: its commands are there to be copied

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -19,9 +20,11 @@ from report_run import empty_run, evaluation_metrics, trained_run
 from small_corpus import ROOT, environment, gswa, write_corpus, write_txt
 
 from gswa.basemodel import BUILTIN_FOLDER
-from gswa.console import afterwards, table
+from gswa.console import afterwards, table, way_on
+from gswa.errors import GswaError, OutOfMemory, TrainingError
 from gswa.rundir import RunDir
 from gswa.train import app, main
+from gswa.workspace import Workspace
 
 COMMANDS = (
     "info",
@@ -330,6 +333,30 @@ def test_a_finished_run_says_how_to_use_its_model(home):
     run.adapters.mkdir()
     (run.adapters / "Modelfile").touch()
     assert f"ollama create gswa-gilles -f runs/{run.id}/adapters/Modelfile" in dict(afterwards(run))["use it"]
+
+
+def test_a_run_elsewhere_is_named_by_its_folder(home):
+    """`--run-dir ID` was printed, which looks under the current folder."""
+    for run in (trained_run(home), trained_run(home / "else where")):
+        assert Workspace().find_run(shlex.split(dict(afterwards(run))["samples"])[-1]) == run
+
+
+@pytest.mark.parametrize(
+    ("error", "resumes"),
+    [
+        (TrainingError("the training process ended with SIGKILL"), True),
+        (OutOfMemory("the foot of the ladder", "train"), False),
+        (GswaError("the loss became nan"), False),
+    ],
+)
+def test_only_where_it_helps_a_failed_run_is_told_to_resume(home, error, resumes):
+    """`resume` takes no settings: it repeated what had failed."""
+    run = trained_run(home)
+    run.update(status="failed")
+    run.output_log.touch()
+    (run.checkpoints / "checkpoint-9").mkdir(parents=True)
+    *_, line = way_on(run, error)
+    assert line.endswith(f"resume {run.id}" if resumes else f"train --config runs/{run.id}/config/run_config.json")
 
 
 def test_a_table_cuts_no_cell_and_wraps_the_last_column_under_itself():

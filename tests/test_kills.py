@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from test_oom_run import make_run
 
 from gswa import attempt
 from gswa.backends.checkpoint import all_checkpoints, is_sealed, last_sealed, steps_of
+from gswa.backends.child import _result
+from gswa.backends.evidence import Evidence
 from gswa.errors import Interrupted, OutOfMemory, TrainingError
 from gswa.rundir import RunDir
 
@@ -77,7 +80,7 @@ def test_twenty_kills_at_random_moments_lose_and_double_nothing(tmp_path, uninte
     assert whole_lines(run.eval_steps_file)
 
 
-def test_a_kill_inside_a_save_leaves_the_checkpoint_before(tmp_path, uninterrupted):
+def test_a_kill_inside_a_save_leaves_the_checkpoint_before_and_says_so(tmp_path, uninterrupted, caplog):
     run = make_run(tmp_path, **SETTINGS)
 
     def kill_while_saving(step, total) -> None:
@@ -92,7 +95,11 @@ def test_a_kill_inside_a_save_leaves_the_checkpoint_before(tmp_path, uninterrupt
     with pytest.raises(TrainingError, match="SIGKILL"):
         attempt.train(run, kill_while_saving)
     assert not all(map(is_sealed, all_checkpoints(run.checkpoints)))
+    caplog.set_level("INFO", logger="gswa")
     attempt.train(run)
+    *damaged, whole = re.findall(r"checkpoint-\d+", caplog.text)
+    assert damaged and f"passed over, because damaged or not whole: {', '.join(damaged)}" in caplog.messages
+    assert f"training goes on after step {whole.split('-')[1]} of 32, from {whole}" in caplog.messages
     assert losses(run) == pytest.approx(losses(uninterrupted), abs=1e-6)
 
 
@@ -171,8 +178,18 @@ def test_a_full_disk_while_saving_keeps_the_last_good_checkpoint_and_says_so(tmp
                 if process.ppid() != os.getpid():
                     process.rlimit(psutil.RLIMIT_FSIZE, (200_000, 200_000))  # writes fail as on a full disk, with EFBIG
 
-    with pytest.raises(TrainingError, match="the last good checkpoint stands"):
+    with pytest.raises(TrainingError, match="the last good checkpoint stands: free space"):
         attempt.train(run, fill)
     assert is_sealed(good["checkpoint"])
     attempt.train(run)
     assert run.steps()[-1].step == 32
+
+
+@pytest.mark.parametrize(("said", "full"), [("OSError: [Errno 28] No space left on device", True), ("KeyError: 'exp_avg'", False)])
+def test_only_where_the_disk_is_full_space_is_to_be_freed(tmp_path, said, full):
+    """It was said of every fault while saving."""
+    run = make_run(tmp_path, **SETTINGS)
+    last = {"outcome": "error", "known": False, "error": said, "phase": "save"}
+    with pytest.raises(TrainingError, match="the last good checkpoint stands") as error:
+        _result(attempt.job_for(run, run.current_config()), last, 1, "", Evidence(os.getpid()))
+    assert ("free space" in str(error.value)) == full

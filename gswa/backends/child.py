@@ -43,8 +43,8 @@ CHILD_ENVIRONMENT = {
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128",
     "LRU_CACHE_CAPACITY": "128",
 }
-# Of Python, of Rust (safetensors), of a quota.
-DISK_FULL = re.compile(r"No space left on device|os error 28|Disk quota exceeded")
+# Of Python, of Rust (safetensors), of a quota, of a limit on the size of files.
+DISK_FULL = re.compile(r"No space left on device|os error 28|Disk quota exceeded|File too large|os error 27")
 
 Message = dict[str, Any]
 
@@ -250,8 +250,9 @@ def _result(job: TrainJob, last: Message, code: int, output: str, evidence: Evid
             error = GswaError(last["error"])
             error.exit_code = last["exit_code"]
             raise error
-        full = phase == "save" or DISK_FULL.search(last["error"])
-        kept = "; the last good checkpoint stands: free space, then resume the run" if full else ""
+        full = DISK_FULL.search(last["error"])
+        kept = "; the last good checkpoint stands" if full or phase == "save" else ""
+        kept += ": free space, then resume the run" if full else ""
         raise TrainingError(f"training failed while in phase {phase} after step {step}: {last['error']}{kept}")
     # It ended without a word: a signal, or a library that calls exit() itself.
     limited, limit = job.config.memory_limit_gb is not None, job.config.memory_limit_gb or 0.0
