@@ -118,3 +118,10 @@ def test_cleaning_repairs_what_is_broken() -> None:
 
 def test_words_of_chinese_are_its_characters() -> None:
     assert count_words("链霉菌 makes antibiotics") == 5
+
+
+@pytest.mark.parametrize("word", ["Figure", "Abbildung", "Abb.", "Tabelle", "Tab.", "Tableau", "Figura", "Tabla", "Tabel"])
+def test_a_caption_in_another_language_is_one(word: str) -> None:
+    """The captions of a German thesis were kept as its author's paragraphs; "Figure 3.1 shows" was taken for a caption."""
+    assert is_caption(f"{word} 3.1: Geologische Karte des Gebiets")
+    assert not is_caption(f"{word} 3.1 zeigt die geologische Karte")

@@ -31,8 +31,9 @@ BODY_PATTERN = re.compile(NUMBER + f"(?:{BODY})" + r"\s*[.:]?", re.IGNORECASE)
 NUMBERED = re.compile(r"(?:\d{1,2}(?:\.\d{1,2}){0,3}\.?|[A-Z]\.\d{1,2}(?:\.\d{1,2})*\.?|[IVX]{1,4}\.)\s+[A-Z\u4e00-\u9fff]")
 CAPTION = re.compile(
     r"(?:extended data |supplementa(?:ry|l) |supporting )?"
-    r"(?:fig(?:ure)?s?|table|scheme|chart|plate|algorithm|listing|box|video|movie|text|dataset|file)\.?\s*"
-    r"[A-Z]?\d{1,3}[A-Za-z]?(?:\.\d+)?\s*(?:[.:|]|[—–](?!\w)|\((?:continued|cont\.)|$)",
+    r"(?:fig(?:ure)?s?|table|scheme|chart|plate|algorithm|listing|box|video|movie|text|dataset|file"
+    r"|abb(?:ildung)?|tab(?:elle)?|bild|schema|algorithmus|tableau|figura|tabla|tabela|tabella|cuadro|gráfico|grafico|figuur|tabel)\.?\s*"
+    r"[A-Z]?\d{1,3}[A-Za-z]?(?:\.\d+[a-z]?)?\s*(?:[.:|](?!\d)|[—–](?!\w)|\((?:continued|cont\.)|$)",
     re.IGNORECASE,
 )
 BARE_CAPTION = re.compile(r"(?i:fig(?:ure)?|table)\.?\s*[A-Z]?\d{1,3}\s+[A-Z(]")

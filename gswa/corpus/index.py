@@ -24,7 +24,7 @@ from gswa.errors import ConfigError, CorpusError
 from gswa.files import write_atomically
 from gswa.records import OF_THE_MOMENT, READABLE, Document
 
-READER_VERSION = "3"  # raise it when a reader's output changes: every document is then read anew
+READER_VERSION = "4"  # raise it when a reader's output changes: every document is then read anew
 LIBRARIES = ("pypdfium2", "python-docx", "charset-normalizer", "ftfy", "py3langid", "rensa")
 TRIES = 2
 SECONDS_BELIEVED = 24 * 3600
