@@ -57,7 +57,8 @@ def plan_steps(
     """Which chunks each optimizer step sees: the same for every micro-batch size.
 
     Chunks of like length (in tokens, by index) share a step, so that little is padded; an epoch's remainder opens the next
-    epoch, so that only the last step can be short. With `steps` that many and no more, of epochs that need not end.
+    epoch, so that only the last step can be short. With `steps` that many and no more, of epochs that need not end. The first
+    step is the one with the longest chunk: what cannot fit fails at once.
     """
     planned: list[list[Turn]] = []
     carry: list[Turn] = []
@@ -66,7 +67,10 @@ def plan_steps(
         random.Random(f"{seed}:{number}:{len(order)}").shuffle(order)
         pool = carry + order
         full = len(pool) - len(pool) % effective_batch
-        planned += _length_grouped(pool[:full], lengths, effective_batch, random.Random(f"{seed}:{number}:steps"))
+        grouped = _length_grouped(pool[:full], lengths, effective_batch, random.Random(f"{seed}:{number}:steps"))
+        if grouped and not planned:
+            grouped.insert(0, grouped.pop(max(range(len(grouped)), key=lambda step: max(lengths[turn.chunk] for turn in grouped[step]))))
+        planned += grouped
         carry = pool[full:]
         if steps is not None and len(planned) >= steps:
             return planned[:steps]

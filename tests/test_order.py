@@ -1,3 +1,4 @@
+import random
 from itertools import chain, count
 
 from hypothesis import given
@@ -47,6 +48,12 @@ def test_of_a_thousand_examples_of_weight_two_and_a_half_an_epoch_shows_2500():
 
 def test_a_partial_epoch_shows_its_share():
     assert len(shown_in_epoch({str(n): 1.0 for n in range(100)}, 1, 1.25, seed=0)) == 25
+
+
+def test_the_step_with_the_longest_chunk_comes_first():
+    lengths = [random.Random(0).randrange(100, 900) for _ in range(200)]
+    first, *_ = plan_steps([[Turn(i) for i in range(200)]] * 2, lengths, 8, seed=1)
+    assert max(lengths[turn.chunk] for turn in first) == max(lengths)
 
 
 def test_rows_of_a_step_are_of_like_length():

@@ -141,6 +141,23 @@ def test_a_run_on_packed_lines_has_the_losses_of_one_with_padding(sizes, tokeniz
     assert max(step.padding_fraction for step in expected) > 0
 
 
+@pytest.mark.parametrize(("at_once", "rehearsed"), [(True, 0), (False, 1)])
+def test_a_first_step_that_is_as_large_as_any_is_its_own_rehearsal(at_once, rehearsed, tokenizer, tmp_path):
+    job = make_job(tmp_path, tokenizer)
+    seen = []
+    with Path(os.devnull).open("wb") as nowhere, ExitStack() as files:
+        trainer = _trainer(job, Messages(RunDir(job.run), nowhere.fileno()))
+        for data in trainer.data.values():
+            for file in data.files:
+                files.enter_context(file)
+        trainer.model.register_forward_hook(lambda model, *_: seen.append(model.training))
+        rehearse(trainer, at_once)
+        assert seen.count(True) == rehearsed
+        assert bool(trainer.room) == at_once
+        trainer.train()
+        assert trainer.room == []
+
+
 @pytest.mark.gpu
 def test_the_kernel_for_packed_lines_is_right_on_this_card(tokenizer, tmp_path):
     """Grouped queries and a head of 32, as in the built-in model; then a whole run chooses by measurement and says so."""

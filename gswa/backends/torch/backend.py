@@ -41,8 +41,9 @@ class TorchBackend:
         report.total_steps(len(trainer.schedule.steps))
         run = RunDir(job.run)
         checkpoint = take_up(run.checkpoints) if job.action == "train" else None
-        rehearse(trainer)
-        if job.action == "train" and checkpoint is None:
+        first = job.action == "train" and checkpoint is None
+        rehearse(trainer, at_once=job.action == "dry_run" or (first and not any(len(trainer.data[split]) for split in HELD_OUT)))
+        if first:
             trainer.held_out("valid")
             trainer.held_out("test")
             if report.stop_requested():

@@ -17,11 +17,15 @@ from gswa.records import HELD_OUT
 from gswa.rundir import RunDir
 
 
-def rehearse(trainer: GswaTrainer) -> None:
-    """Raises what the run would raise later; its phase is reported as the real thing's."""
+def rehearse(trainer: GswaTrainer, at_once: bool = False) -> None:
+    """Raises what the run would raise later; its phase is reported as the real thing's. Where the first step comes `at_once` after
+    it and is as large as any, that step is its own rehearsal."""
     devices = [trainer.model.device] if trainer.job.config.device == "cuda" else []  # type: ignore[union-attr]  # there is a model
     with torch.random.fork_rng(devices=devices):
-        _training_step(trainer, _longest(trainer, trainer.data["train"], trainer.job.config.batch_size))
+        if at_once and not trainer.packs and _first_is_largest(trainer):
+            trainer.room = _room(trainer, 2)
+        else:
+            _training_step(trainer, _longest(trainer, trainer.data["train"], trainer.job.config.batch_size))
         if trainer.packs:
             trainer.choose_batching()
             if trainer.capacity is not None:
@@ -29,6 +33,20 @@ def rehearse(trainer: GswaTrainer) -> None:
         for split in HELD_OUT:
             _evaluation_step(trainer, trainer.data[split])
     _checkpoint(trainer)
+
+
+def _first_is_largest(trainer: GswaTrainer) -> bool:
+    """Whether a micro-batch of the first step has as many rows as any and the longest one."""
+    size, lengths = trainer.job.config.batch_size, trainer.data["train"].lengths
+    first = trainer.schedule.steps[trainer.schedule.start]
+    batches = [first[i : i + size] for i in range(0, len(first), size)]
+    return any(len(batch) == min(size, len(lengths)) and max(lengths[row] for row in batch) == max(lengths) for batch in batches)
+
+
+def _room(trainer: GswaTrainer, times: int) -> list[torch.Tensor]:
+    """As much memory as so many sets of the trained parameters."""
+    model: Any = trainer.model
+    return [torch.zeros_like(p) for p in model.parameters() if p.requires_grad for _ in range(times)]
 
 
 def _longest(trainer: GswaTrainer, data: Chunks, size: int) -> dict[str, torch.Tensor]:
@@ -50,8 +68,7 @@ def _training_step(trainer: GswaTrainer, batch: dict[str, Any]) -> None:
     optimizer's two moments."""
     model: Any = trainer.model
     trainer.report.phase("train")
-    trained = [p for p in model.parameters() if p.requires_grad]
-    held = [torch.zeros_like(p) for p in trained for _ in range(3)]
+    held = _room(trainer, 3)
     model.train()
     loss = model(**batch, num_items_in_batch=1).loss
     loss.backward()

@@ -98,6 +98,7 @@ class GswaTrainer(Trainer):
         self.pad = pad_token(tokenizer)
         self.capacity: int | None = None  # tokens of a packed line; None where rows lie side by side
         self.batching: dict[str, float] = {}  # non-padding tokens per second of each way, where there was a choice
+        self.room: list[torch.Tensor] = []  # held for the optimizer's moments until they are made
         self.tokens = self.cells = 0  # of the step under way: non-padding tokens, and all places of its tensors
         self._ahead = ThreadPoolExecutor(1, thread_name_prefix="data")
         self._next: Future[Any] | None = None
@@ -204,6 +205,9 @@ class Telemetry(TrainerCallback):
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.started = time.perf_counter()
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.trainer.room.clear()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.seconds = time.perf_counter() - self.started
