@@ -347,9 +347,8 @@ def _run(request: RunRequest) -> None:
     known = {run.id for run in Workspace().run_dirs()}
 
     def ours() -> list[RunDir]:
-        if request.resume:
-            return [Workspace().find_run(request.resume)]
-        return [run for run in Workspace().run_dirs() if run.id not in known]
+        resumed = request.resume and Workspace().find_run(request.resume)
+        return [resumed] if resumed else [run for run in Workspace().run_dirs() if run.id not in known]
 
     try:
         summary = run_here(finetune, request)

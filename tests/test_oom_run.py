@@ -100,6 +100,15 @@ def test_the_batch_rungs_change_no_loss(tmp_path, three_rungs_gb):
     assert [step.learning_rate for step in limited.steps()] == [step.learning_rate for step in free.steps()]
 
 
+def test_memory_grew_with_every_new_width_in_bf16(tmp_path):
+    """A kernel was kept for every shape: a run that fitted its first step walked the ladder for each next one."""
+    run = make_run(tmp_path, batch_size=1, gradient_accumulation=1, number_format="bf16", epochs=2, held_out_words=20)
+    attempt.train(run)
+    peaks = [step.peak_memory_gb for step in run.steps()]
+    assert len(peaks) == 32
+    assert max(peaks) < 1.25 * peaks[0]  # the step of the longest chunk comes first
+
+
 SHORT = {"words": 120, "batch_size": 2, "gradient_accumulation": 4}
 LONG_HELD_OUT = {"held_out_words": WORDS_OF_1000_TOKENS, "held_out": 16, "eval_batch_size": 16}
 

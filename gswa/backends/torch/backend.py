@@ -69,9 +69,9 @@ class TorchBackend:
         report.phase("evaluate")
         if not len(data):
             return Evaluation(test_loss_before=None, test_loss_after=None, test_tokens=0)
-        after = held_out_loss(model, data, job.config, pad)
+        after = held_out_loss(model, data, job.config, pad, report.stop_requested)
         with model.disable_adapter():
-            before = held_out_loss(model, data, job.config, pad)
+            before = held_out_loss(model, data, job.config, pad, report.stop_requested)
         samples = tuple(_sample(model, tokenizer, chunk) for chunk in _prompts(data, job))
         return Evaluation(test_loss_before=before.mean, test_loss_after=after.mean, test_tokens=after.tokens, samples=samples)
 

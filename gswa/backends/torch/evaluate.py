@@ -21,7 +21,7 @@ class Loss(NamedTuple):
 
 
 @torch.no_grad()
-def held_out_loss(model: Any, data: Chunks, config: RunConfig, pad: int, stopped: Callable[[], bool] = lambda: False) -> Loss:
+def held_out_loss(model: Any, data: Chunks, config: RunConfig, pad: int, stopped: Callable[[], bool]) -> Loss:
     """Raises Interrupted where `stopped`, asked before each batch, says yes."""
     training, total, tokens = model.training, 0.0, 0
     model.eval()
