@@ -89,6 +89,7 @@ def trained(run: RunDir) -> dict[str, Any]:
         "peak_reserved_gb": round(max(step.peak_reserved_gb or 0.0 for step in steps), 2),
         "tokens_per_sec": round(sorted(step.tokens_per_sec for step in steps)[len(steps) // 2], 1),
         "losses": [round(step.train_loss, 4) for step in steps],
+        **{name: value for name, value in run.metadata().items() if name.startswith(("batching", "cross_entropy"))},
     }
 
 

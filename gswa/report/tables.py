@@ -21,6 +21,7 @@ PROVENANCE = {
     "corpus_fingerprint": "Fingerprint of the corpus",
     "chosen_step": "Adapter taken after step",
     "batching": "Batching",
+    "cross_entropy": "Cross-entropy",
     "git_commit": "Git commit",
     "flow_run_id": "Prefect flow run",
 }

@@ -10,6 +10,7 @@ from transformers import set_seed
 
 from gswa.backends.base import Report
 from gswa.backends.checkpoint import take_up
+from gswa.backends.torch import fused
 from gswa.backends.torch.data import Chunks, pad_token
 from gswa.backends.torch.evaluate import answer, held_out_loss
 from gswa.backends.torch.formats import measure
@@ -53,10 +54,10 @@ class TorchBackend:
         if report.stop_requested():
             raise Interrupted("training was stopped; its last step is in a checkpoint", exit_code=75)
         if job.action == "dry_run":
-            return {**_batching(trainer), **_memory(job, baseline)}
+            return {**_choices(trainer), **_memory(job, baseline)}
         chosen = best_step(run) or trainer.state.global_step
         _choose(trainer, run, chosen)
-        return {"chosen_step": chosen, "total_steps": len(trainer.schedule.steps), **_batching(trainer), **_memory(job, baseline)}
+        return {"chosen_step": chosen, "total_steps": len(trainer.schedule.steps), **_choices(trainer), **_memory(job, baseline)}
 
     def evaluate(self, job: TrainJob, report: Report) -> Evaluation:
         report.phase("load")
@@ -103,10 +104,15 @@ def _memory(job: TrainJob, baseline: float) -> dict[str, float]:
     return {"baseline_memory_gb": baseline, "peak_memory_gb": job_peak_gb(job.config.device)}
 
 
-def _batching(trainer: GswaTrainer) -> dict[str, Any]:
-    """How rows share a micro-batch, and the speeds that decided it where the device leaves a choice."""
-    way = SIDE_BY_SIDE if trainer.capacity is None else PACKED
-    return {"batching": way, **({"batching_tokens_per_sec": trainer.batching} if trainer.batching else {})}
+def _choices(trainer: GswaTrainer) -> dict[str, Any]:
+    """How rows share a micro-batch and what computes the loss, and the speeds that decided it where the device leaves a choice."""
+    model: Any = trainer.model
+    found: dict[str, Any] = {"batching": SIDE_BY_SIDE if trainer.capacity is None else PACKED}
+    if trainer.batching:
+        found["batching_tokens_per_sec"] = trainer.batching
+    if trainer.losses:
+        found |= {"cross_entropy": fused.chosen(model.get_base_model()), "cross_entropy_ms": trainer.losses}
+    return found
 
 
 def _trainer(job: TrainJob, report: Report) -> GswaTrainer:

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from gswa.backends.torch.attention import attention
 from gswa.backends.torch.lora import two_products
-from gswa.backends.torch.loss import ChunkedCrossEntropy, can_be_chunked
+from gswa.backends.torch.loss import can_be_chunked, chunked
 from gswa.backends.torch.model import DTYPES, add_adapter, make_ready
 from gswa.cgroup import GB
 from gswa.config import RunConfig
@@ -183,5 +183,4 @@ def _loss(model: Any, batch_size: int, tokens: int, targets: float) -> torch.Ten
     chosen = max(1, int(targets * (tokens - 1)))
     hidden = causal.model(input_ids=ids).last_hidden_state[:, :chosen].flatten(0, 1).clone()
     head = causal.get_output_embeddings().weight
-    loss: torch.Tensor = ChunkedCrossEntropy.apply(hidden, head, ids[:, :chosen].flatten(), 1)  # type: ignore[no-untyped-call]  # torch's own
-    return loss
+    return chunked(hidden, head, ids[:, :chosen].flatten(), 1)

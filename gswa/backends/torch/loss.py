@@ -1,7 +1,8 @@
 """Cross-entropy over target tokens only, in chunks: a vocabulary of 152 k costs megabytes, not gigabytes."""
 
+from collections.abc import Callable
 from types import MethodType
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from transformers.modeling_outputs import CausalLMOutputWithPast
@@ -10,6 +11,8 @@ from gswa.backends.torch.products import linear
 
 CHUNK = 256  # target tokens per matrix product with the head; 64 costs 15 % more time, 1024 four times the memory
 IGNORED = -100
+
+CrossEntropy: TypeAlias = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Any], torch.Tensor]
 
 
 class ChunkedCrossEntropy(torch.autograd.Function):
@@ -45,8 +48,14 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         return (None if gradient is None else gradient * upstream[0]), None, None, None
 
 
+def chunked(hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, divisor: Any) -> torch.Tensor:
+    """sum(-log p(target)) / divisor of hidden (N, H), head (V, H) and targets (N,), by `ChunkedCrossEntropy`."""
+    loss: torch.Tensor = ChunkedCrossEntropy.apply(hidden, head, targets, divisor)  # type: ignore[no-untyped-call]  # torch's own
+    return loss
+
+
 def use_chunked_loss(causal: Any) -> None:
-    """Make a causal language model with a frozen, bias-free head compute its loss by chunks, with the same value.
+    """Make a causal language model with a frozen, bias-free head compute its loss by its `cross_entropy`, by chunks, with the same value.
 
     Models that scale or cap their logits, or whose head is adapted, keep their own loss: the chunks would be wrong there.
     """
@@ -61,9 +70,9 @@ def use_chunked_loss(causal: Any) -> None:
         targets = labels[:, 1:]
         keep = targets != IGNORED
         divisor = num_items_in_batch if num_items_in_batch is not None else keep.sum()
-        loss = ChunkedCrossEntropy.apply(hidden[keep], head.weight, targets[keep], divisor)  # type: ignore[no-untyped-call]  # torch's own
-        return CausalLMOutputWithPast(loss=loss)
+        return CausalLMOutputWithPast(loss=self.cross_entropy(hidden[keep], head.weight, targets[keep], divisor))
 
+    causal.cross_entropy = chunked
     causal.forward = MethodType(forward, causal)
 
 

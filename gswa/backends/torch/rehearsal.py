@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from gswa.backends.torch.data import Chunks, collate, width_multiple
+from gswa.backends.torch.loss import IGNORED
 from gswa.backends.torch.packed import pack
 from gswa.backends.torch.trainer import GswaTrainer
 from gswa.records import HELD_OUT
@@ -22,10 +23,13 @@ def rehearse(trainer: GswaTrainer, at_once: bool = False) -> None:
     it and is as large as any, that step is its own rehearsal."""
     devices = [trainer.model.device] if trainer.job.config.device == "cuda" else []  # type: ignore[union-attr]  # there is a model
     with torch.random.fork_rng(devices=devices):
+        longest = _longest(trainer, trainer.data["train"], trainer.job.config.batch_size)
+        if trainer.job.config.device == "cuda":
+            trainer.choose_loss(int((longest["labels"][:, 1:] != IGNORED).sum()))
         if at_once and not trainer.packs and _first_is_largest(trainer):
             trainer.room = _room(trainer, 2)
         else:
-            _training_step(trainer, _longest(trainer, trainer.data["train"], trainer.job.config.batch_size))
+            _training_step(trainer, longest)
         if trainer.packs:
             trainer.choose_batching()
             if trainer.capacity is not None:

@@ -16,6 +16,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from gswa.backends.base import Report
 from gswa.backends.checkpoint import all_checkpoints, is_sealed, rotate, seal, steps_of
+from gswa.backends.torch import fused
 from gswa.backends.torch.data import Chunks, pad_token, train_loader
 from gswa.backends.torch.evaluate import held_out_loss
 from gswa.backends.torch.memory import peak_gb, reserved_gb, reset_peak
@@ -98,6 +99,7 @@ class GswaTrainer(Trainer):
         self.pad = pad_token(tokenizer)
         self.capacity: int | None = None  # tokens of a packed line; None where rows lie side by side
         self.batching: dict[str, float] = {}  # non-padding tokens per second of each way, where there was a choice
+        self.losses: dict[str, float] = {}  # milliseconds of each cross-entropy, where there was a choice
         self.room: list[torch.Tensor] = []  # held for the optimizer's moments until they are made
         self.tokens = self.cells = 0  # of the step under way: non-padding tokens, and all places of its tensors
         self._ahead = ThreadPoolExecutor(1, thread_name_prefix="data")
@@ -114,6 +116,11 @@ class GswaTrainer(Trainer):
         """Whether the model's attention takes packed lines."""
         model: Any = self.model
         return bool(model.config._attn_implementation == NAME)
+
+    def choose_loss(self, tokens: int) -> None:
+        """Time each cross-entropy over so many target tokens, and go on with the faster, if both give the same."""
+        model: Any = self.model
+        self.losses = fused.choose(model.get_base_model(), tokens)
 
     def choose_batching(self) -> None:
         """Time a step with rows side by side and with rows packed, and go on with the faster, if both give the same loss."""
