@@ -25,7 +25,8 @@ CONTINUE = "Continue the text from where this part of it ends."
 OPEN = "Write the opening of a text."
 NEXT = "Go on in the same way with the next part of the text."
 CONTEXT_SHARE = 40  # a later part may spend one token in so many on the text before it
-LEAST_CONTEXT = 12  # tokens
+CONTEXT = 12  # tokens, where that share is less
+LEAST_CONTEXT = 4  # where more would cost a chunk more
 CHARACTERS_AT_ONCE = 1_000_000  # of examples that are counted together
 
 EMPTY = "the answer is empty"
@@ -46,7 +47,7 @@ class Rules(NamedTuple):
     @property
     def context(self) -> int:
         """Tokens that a later part may spend on the text before it."""
-        return max(LEAST_CONTEXT, self.max_tokens // CONTEXT_SHARE, self.overlap)
+        return max(CONTEXT, self.max_tokens // CONTEXT_SHARE, self.overlap)
 
     def measure(self, text: str) -> Measured:
         return word_counts(self.tokenizer).measure(text)
@@ -143,15 +144,16 @@ Chunks: TypeAlias = tuple[tuple[Chunk, ...], str]  # and, where there are none, 
 
 
 def _split(example: Example, text: Measured, used: int, rules: Rules) -> Generator[Sequence[Chat], list[Lengths], Chunks]:
-    found = yield from _fitting_prompt(example, used, rules)
-    if found is None:
+    fitting = yield from _fitting_prompt(example, used, rules)
+    if fitting is None:
         pairs = aligned(example.messages[-2].content, example.target) if _turns(example) == 2 else None
         return ((), LONG_PROMPT) if pairs is None else (yield from _split_pairs(example, pairs, rules))
-    prompt, taken = found
+    prompt, taken = fitting
     (later,) = yield [_answered(_continuation(example, "."), ".")]
-    budget = Budget(rules.max_tokens - taken, rules.max_tokens - later.tokens + 2, rules.context)
-    while spans := plan(text, budget, rules.strategy):
-        contexts = _contexts(text, [end for _, end in spans[:-1]], rules.context)
+    budget = Budget(rules.max_tokens - taken, rules.max_tokens - later.tokens + 2, rules.context, rules.overlap or LEAST_CONTEXT)
+    while found := plan(text, budget, rules.strategy):
+        spans, before = found
+        contexts = _contexts(text, [end for _, end in spans[:-1]], before)
         prompts = [prompt, *(_continuation(example, context) for context in contexts)]
         chats = [_answered(prompt, example.target[start:end]) for prompt, (start, end) in zip(prompts, spans, strict=True)]
         counted = yield chats
@@ -269,7 +271,7 @@ def _shortened(bare: Chat, context: str, rules: Rules) -> Generator[Sequence[Cha
     if not context:
         return (bare, length.tokens - 1) if room >= 0 else None
     text = rules.measure(context)
-    while room >= max(LEAST_CONTEXT, rules.max_tokens // CONTEXT_SHARE):
+    while room >= max(CONTEXT, rules.max_tokens // CONTEXT_SHARE):
         (end,) = _contexts(text, [len(context)], room)
         prompt = (*bare[:-1], _asked(bare[-1].content, end))
         (length,) = yield [_answered(prompt, ".")]

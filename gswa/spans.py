@@ -30,11 +30,13 @@ NEAREST = 32  # cuts that are weighed against each other at each place where a c
 
 
 class Budget(NamedTuple):
-    """Tokens of text for the first chunk, and for each later one together with the `context` of text before it."""
+    """Tokens of text for the first chunk, and for each later one together with the text before it: `context` tokens of that, or,
+    where so many would cost a chunk more, fewer, down to `least`."""
 
     first: int
     rest: int
     context: int
+    least: int
 
 
 class Cuts(NamedTuple):
@@ -47,19 +49,33 @@ class Cuts(NamedTuple):
     room: Ints
 
 
-def plan(text: Measured, budget: Budget, strategy: Strategy) -> list[Span] | None:
+class Plan(NamedTuple):
+    """Each chunk's span, and the tokens of text that may stand before a later one."""
+
+    spans: list[Span]
+    context: int
+
+
+def plan(text: Measured, budget: Budget, strategy: Strategy) -> Plan | None:
     """As few chunks as the budget allows, of shares as even as good cuts allow. None where no cut can meet the budget.
 
     The lengths are those of the words one by one: a chunk encoded by itself may take a few tokens more or fewer.
     """
-    if budget.first < 1 or budget.rest <= budget.context:
+    if budget.first < 1:
         return None
-    cuts = _cuts(text, budget, LEVELS[strategy])
-    farthest = _farthest(cuts)
-    if farthest is None:
+    found = _fullest(text, budget, budget.least, strategy)
+    if found is None:
         return None
-    edges = cuts.positions[_evenest(cuts, farthest, budget)].tolist()
-    return [span for span in (trimmed(text.text, *pair) for pair in pairwise(edges)) if span[0] < span[1]]
+    context, fewest = budget.context, len(found.farthest)
+    while context > budget.least:
+        more = _fullest(text, budget, context, strategy)
+        if more is not None and len(more.farthest) == fewest:
+            found = more
+            break
+        context = max(context // 2, budget.least)
+    edges = found.cuts.positions[_evenest(*found, budget)].tolist()
+    spans = (trimmed(text.text, *pair) for pair in pairwise(edges))
+    return Plan([span for span in spans if span[0] < span[1]], context)
 
 
 def trimmed(text: str, start: int, end: int) -> Span:
@@ -69,9 +85,9 @@ def trimmed(text: str, start: int, end: int) -> Span:
 
 
 # -- where a text may be cut -------------------------------------------------------------------------------------------------
-def _cuts(text: Measured, budget: Budget, levels: tuple[tuple[str, ...], ...]) -> Cuts:
+def _cuts(text: Measured, budget: Budget, context: int, levels: tuple[tuple[str, ...], ...]) -> Cuts:
     """The coarsest cuts that do; finer ones only inside pieces that are over the budget."""
-    cuts = _cuts_at(text, budget, np.array([0, len(text.text)]), np.zeros(2))
+    cuts = _cuts_at(text, budget, context, np.array([0, len(text.text)]), np.zeros(2))
     for kinds in levels:
         long = np.diff(cuts.tokens) > cuts.room[:-1]
         if not long.any():
@@ -83,14 +99,14 @@ def _cuts(text: Measured, budget: Budget, levels: tuple[tuple[str, ...], ...]) -
             positions.append(found[long[np.searchsorted(cuts.positions, found, side="right") - 1]])
             penalties.append(np.full(len(positions[-1]), PENALTY[kind]))
         every, first = np.unique(np.concatenate(positions), return_index=True)  # of two at one place the cheaper, which comes first
-        cuts = _cuts_at(text, budget, every, np.concatenate(penalties)[first])
+        cuts = _cuts_at(text, budget, context, every, np.concatenate(penalties)[first])
     return cuts
 
 
-def _cuts_at(text: Measured, budget: Budget, positions: Ints, penalties: Floats) -> Cuts:
+def _cuts_at(text: Measured, budget: Budget, context: int, positions: Ints, penalties: Floats) -> Cuts:
     tokens = text.before(positions)
     tokens[-1] = text.total
-    room = budget.rest - (tokens - text.before(context_starts(text, positions, budget.context)))
+    room = budget.rest - (tokens - text.before(context_starts(text, positions, context)))
     room[0] = budget.first
     return Cuts(positions, tokens, penalties, room)
 
@@ -119,6 +135,20 @@ def context_starts(text: Measured, positions: Ints, tokens: int) -> Ints:
 
 
 # -- where it is cut ---------------------------------------------------------------------------------------------------------
+class Fullest(NamedTuple):
+    cuts: Cuts
+    farthest: list[int]
+
+
+def _fullest(text: Measured, budget: Budget, context: int, strategy: Strategy) -> Fullest | None:
+    """With so much text before each later chunk; None where the budget does not hold it and a piece more."""
+    if budget.rest <= context:
+        return None
+    cuts = _cuts(text, budget, context, LEVELS[strategy])
+    farthest = _farthest(cuts)
+    return None if farthest is None else Fullest(cuts, farthest)
+
+
 def _farthest(cuts: Cuts) -> list[int] | None:
     """The cuts of chunks that are as full as they can be: no way needs fewer. None where a piece between two cuts is too long."""
     chain, last = [0], len(cuts.tokens) - 1
