@@ -23,7 +23,7 @@ SET_ASIDE_FILE = "set_aside.jsonl"
 
 
 class SetAside(Record):
-    """An example that has no chunk: the `line` (from 0) of its split, and why."""
+    """An example that has no chunk, and why. `line` counts the examples of its split from 0; its `id` says where it was read."""
 
     split: Split
     line: int
