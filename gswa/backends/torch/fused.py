@@ -40,7 +40,6 @@ def choose(causal: Any, tokens: int) -> dict[str, float]:
     """
     if not tokens or not hasattr(causal, "cross_entropy"):
         return {}
-    ours = _tried(chunked, causal, tokens)
     try:
         theirs = _tried(fused, causal, tokens)
     except ImportError:
@@ -48,6 +47,7 @@ def choose(causal: Any, tokens: int) -> dict[str, float]:
     except Exception as error:  # noqa: BLE001  (of Triton's own kinds, too: no C compiler, no such card, no memory for it)
         log.info("Liger's cross-entropy does not run here: %s", str(error).partition("\n")[0])
         return {}
+    ours = _tried(chunked, causal, tokens)
     if theirs.seconds < ours.seconds and _same(theirs, ours):
         causal.cross_entropy = fused
     return {CHUNKED: round(ours.seconds * 1e3, 3), FUSED: round(theirs.seconds * 1e3, 3)}
