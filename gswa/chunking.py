@@ -17,7 +17,7 @@ from gswa.errors import DataError
 from gswa.files import append_line, file_digest, write_atomically, write_lines
 from gswa.formats import read_chunks
 from gswa.lengths import Divided, PreprocessStats, Tally, together
-from gswa.parts import Rules, split_examples
+from gswa.parts import LONG_PROMPT, NO_ROOM, Rules, split_examples
 from gswa.records import SPLITS, Chunk, Example, LengthStats, Split
 from gswa.rundir import RunDir
 from gswa.workspace import Workspace
@@ -155,7 +155,8 @@ def _nothing_left(train: Tally, rules: Rules) -> str:
     if not train.before:
         return "train.jsonl: holds no example, so there is nothing to train on; add papers to the corpus, or choose another --data"
     reasons = "; ".join(f"{count} because {reason}" for reason, count in train.reasons.items())
-    return f"train.jsonl: none of its {len(train.before)} examples fits {rules.max_tokens} tokens ({reasons}); raise max_seq_length"
+    way_out = "raise max_seq_length" if {LONG_PROMPT, NO_ROOM} & train.reasons.keys() else "choose another --model, or other data"
+    return f"train.jsonl: none of its {len(train.before)} examples fits {rules.max_tokens} tokens ({reasons}); {way_out}"
 
 
 def _json(stats: PreprocessStats) -> str:

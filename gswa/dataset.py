@@ -64,7 +64,7 @@ def _tokenizer_class(model: Path) -> Any:
 def render(tokenizer: Tokenizer, messages: Sequence[Message]) -> Rendered:
     """The chat as the model's template renders it, with loss on the assistant's words and end-of-turn token only.
 
-    Raises DataError for a template that rewrites earlier turns: no mask would be right for it.
+    Raises DataError where the template refuses the chat, or rewrites its earlier turns: no mask would be right for it.
     """
     (rendered,) = render_all(tokenizer, [messages])
     return rendered
@@ -78,6 +78,11 @@ def render_all(tokenizer: Tokenizer, chats: Iterable[Sequence[Message]]) -> Iter
 def lengths(tokenizer: Tokenizer, chats: Iterable[Sequence[Message]]) -> Iterator[Lengths]:
     """What `render_all` would count, for less than its time."""
     return (Lengths(len(line.ids), sum(line.count(*answer) for answer in answers)) for line, answers in _lines(tokenizer, chats))
+
+
+def check_renders(tokenizer: Tokenizer, messages: Sequence[Message]) -> None:
+    """Raises DataError where `render` would."""
+    _rendered(tokenizer, messages)
 
 
 def render_prompt(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
@@ -94,7 +99,12 @@ def _turns(messages: Sequence[Message]) -> list[dict[str, str]]:
 
 
 def _template(tokenizer: Tokenizer, chat: list[dict[str, str]], prompt: bool = False) -> str:
-    return str(tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=prompt))
+    from jinja2 import TemplateError
+
+    try:
+        return str(tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=prompt))
+    except TemplateError as error:
+        raise DataError(f"the model's chat template refuses the chat ({error})") from error
 
 
 def _rendered(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[Line, list[Span]]:

@@ -28,6 +28,8 @@ ACCEPTED = (
     'forms of alpaca (instruction, input, output), ShareGPT (conversations) and plain text ({"text": "…"})'
 )
 FAULTS_SHOWN = 20
+DEPTH = 200  # of lists and objects in one another; pydantic writes 255
+NESTED = "lists or objects are nested too deeply"
 ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant", "developer": "system"}
 
 Fields = Mapping[str, Any]
@@ -163,10 +165,7 @@ def form_of(content: Any) -> str:
 
 def parse_example(line: bytes, default_id: str) -> Example:
     """One line of JSON. Raises ValueError with the reason in a few words."""
-    try:
-        content = json.loads(line)
-    except ValueError:
-        raise ValueError("not valid JSON") from None
+    content = _json(line)
     name = form_of(content)
     fields = {key: value for key, value in content.items() if value is not None and key not in FORMS[name].takes}
     fields["id"] = str(fields.get("id", default_id))
@@ -179,9 +178,20 @@ def parse_example(line: bytes, default_id: str) -> Example:
         fault = error.errors()[0]
         raise ValueError(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}") from None
     _refuse_unanswered(example)
-    if b"\\ud" in line.lower():
-        _refuse_half_characters(example)
+    if b"\\ud" in line.lower() or line.count(b"[") + line.count(b"{") > DEPTH:
+        _refuse_unwritable(example)
     return example
+
+
+def _json(line: bytes) -> Any:
+    try:
+        return json.loads(line.decode())  # by itself it would take half of a surrogate pair in bytes
+    except UnicodeDecodeError:
+        raise ValueError("not valid UTF-8") from None
+    except RecursionError:
+        raise ValueError(NESTED) from None
+    except ValueError:
+        raise ValueError("not valid JSON") from None
 
 
 def as_line(example: Example, form: str) -> dict[str, Any]:
@@ -192,12 +202,13 @@ def as_line(example: Example, form: str) -> dict[str, Any]:
     return {**FORMS[form].write(example.messages), **fields}
 
 
-def _refuse_half_characters(example: Example) -> None:
-    """JSON can spell half of a surrogate pair; no tokenizer and no file takes it."""
+def _refuse_unwritable(example: Example) -> None:
+    """JSON can spell half of a surrogate pair, which no tokenizer and no file takes, and lists deeper than can be written."""
     try:
         example.model_dump_json()
-    except ValueError:
-        raise ValueError("content: half of a character (a lone \\ud800 to \\udfff)") from None
+    except ValueError as error:
+        half = "content: half of a character (a lone \\ud800 to \\udfff)"
+        raise ValueError(half if "surrogate" in str(error) else NESTED) from None
 
 
 def _refuse_unanswered(example: Example) -> None:
@@ -206,6 +217,8 @@ def _refuse_unanswered(example: Example) -> None:
         raise ValueError("the last message is not the assistant's, so there is nothing to learn")
     if roles[-2:-1] != ["user"]:
         raise ValueError("no message of a user before the last answer")
+    if roles[next(i for i, role in enumerate(roles) if role != "system")] != "user":
+        raise ValueError("the chat begins with the assistant, whom nobody asked")
     if not example.target.strip():
         raise ValueError("the assistant's last message is empty")
 
@@ -237,7 +250,7 @@ def file_form(path: Path) -> str:
     with path.open("rb") as lines:
         for line in map(_without_mark, lines):
             try:
-                return form_of(json.loads(line))
+                return form_of(_json(line))
             except ValueError:
                 continue
     return "messages"

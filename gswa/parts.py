@@ -12,8 +12,8 @@ import numpy as np
 
 from gswa.aligned import Aligned, aligned
 from gswa.config import Strategy
-from gswa.dataset import Lengths, Tokenizer, lengths
-from gswa.errors import ConfigError
+from gswa.dataset import Lengths, Tokenizer, check_renders, lengths
+from gswa.errors import ConfigError, DataError
 from gswa.formats import TEXT_KIND
 from gswa.lengths import Divided
 from gswa.measure import Measured, word_counts
@@ -85,15 +85,39 @@ def _together(divisions: list[Division], rules: Rules) -> list[Divided]:
     done: dict[int, Divided] = {}
     asked = {number: next(division) for number, division in enumerate(divisions)}
     while asked:
-        counted = lengths(rules.tokenizer, [chat for chats in asked.values() for chat in chats])
-        answers = {number: [next(counted) for _ in chats] for number, chats in asked.items()}
-        for number, answer in answers.items():
+        for number, answer in _counted(asked, rules).items():
+            division = divisions[number]
             try:
-                asked[number] = divisions[number].send(answer)
+                asked[number] = division.throw(answer) if isinstance(answer, DataError) else division.send(answer)
             except StopIteration as end:
                 done[number] = end.value
                 del asked[number]
     return [done[number] for number in range(len(divisions))]
+
+
+def _counted(asked: dict[int, Sequence[Chat]], rules: Rules) -> dict[int, list[Lengths] | DataError]:
+    """For each what was asked, or why the template refuses one of its chats."""
+    try:
+        return _lengths(asked, rules)
+    except DataError:
+        refused = {number: error for number, chats in asked.items() if (error := _refusal(chats, rules))}
+        if not refused:
+            raise
+    return {**refused, **_lengths({number: chats for number, chats in asked.items() if number not in refused}, rules)}
+
+
+def _lengths(asked: dict[int, Sequence[Chat]], rules: Rules) -> dict[int, list[Lengths] | DataError]:
+    counted = lengths(rules.tokenizer, [chat for chats in asked.values() for chat in chats])
+    return {number: [next(counted) for _ in chats] for number, chats in asked.items()}
+
+
+def _refusal(chats: Sequence[Chat], rules: Rules) -> DataError | None:
+    try:
+        for chat in chats:
+            check_renders(rules.tokenizer, chat)
+    except DataError as error:
+        return error
+    return None
 
 
 def _batches(examples: Iterable[Example]) -> Iterator[list[Example]]:
@@ -110,6 +134,15 @@ def _batches(examples: Iterable[Example]) -> Iterator[list[Example]]:
 
 # -- one example -----------------------------------------------------------------------------------------------------------
 def _division(example: Example, rules: Rules) -> Division:
+    """A chat that the template refuses is set aside; of its tokens those of its words are known."""
+    try:
+        return (yield from _divide(example, rules))
+    except DataError as refusal:
+        words = sum(rules.measure(message.content).total for message in example.messages)
+        return Divided(example=example, tokens=words, reason=str(refusal))
+
+
+def _divide(example: Example, rules: Rules) -> Division:
     empty = not example.target.strip()
     text = None if empty or _is_short(example, rules) else rules.measure(example.target)
     if text is None or _may_fit(example, text, rules):

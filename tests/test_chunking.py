@@ -1,5 +1,6 @@
 """Folders of chunks: written once, sealed, and checked against what was stored."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -7,11 +8,13 @@ from typing import Any
 import pytest
 from chats import chat
 
-from gswa.chunking import chunks, sealed
+from gswa.chunking import chunks, sealed, write
 from gswa.config import Layer, RunRequest, resolve
 from gswa.conservation import conservation
+from gswa.dataset import Tokenizer
 from gswa.errors import DataError
 from gswa.files import write_lines
+from gswa.parts import Rules
 from gswa.passages import make_examples
 from gswa.recipe import read_recipe
 from gswa.records import SPLITS, Block, Document
@@ -93,6 +96,13 @@ def test_nothing_to_train_on_is_an_error_with_the_reason(tiny_run: RunDir) -> No
     write_lines(tiny_run.examples / "train.jsonl", [])
     with pytest.raises(DataError, match="holds no example"):
         chunks(tiny_run, tiny_run.current_config())
+
+
+def test_a_template_that_refuses_every_example_is_named_as_the_reason(tiny_run: RunDir, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    strict = copy.copy(tokenizer)
+    strict.chat_template = "{{ raise_exception('no roles') }}"
+    with pytest.raises(DataError, match=r"3 because the model's chat template refuses the chat \(no roles\)\); choose another --model"):
+        write(tmp_path / "out", tiny_run.read_examples, Rules(strict, 256), {})
 
 
 # -- conservation ----------------------------------------------------------------------------------------------------------

@@ -114,6 +114,10 @@ def test_examples_of_ours_come_back_as_they_were(tmp_path: Path) -> None:
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}, GOOD["messages"][1]]}, "no text"),
         ({"messages": [{"role": "wizard", "content": "x"}, GOOD["messages"][1]]}, "role"),
         ({**GOOD, "weight": -1}, "weight"),
+        ({"messages": [GOOD["messages"][1], *GOOD["messages"]]}, "begins with the assistant"),
+        ({"system": "a", "conversations": [{"from": "gpt", "value": "b"}, *LINES["sharegpt"]["conversations"]]}, "begins"),
+        ('{"messages": ' + "[" * 100_000 + "\n", "nested too deeply"),
+        ({**GOOD, "topic": json.loads("[" * 300 + "]" * 300)}, "nested too deeply"),
         ('{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "\\ud800"}]}\n', "content"),
     ],
 )
@@ -123,6 +127,15 @@ def test_a_bad_line_is_passed_over_with_its_number_and_reason(tmp_path: Path, li
     assert len(list(read_examples(path, lambda number, why: faults.append((number, why))))) == 2
     assert [number for number, _ in faults] == [2]
     assert reason in faults[0][1]
+
+
+@pytest.mark.parametrize("content", [b"\xed\xa0\x80", b"caf\xe9"])
+def test_bytes_that_are_no_characters_make_one_bad_line_and_end_nothing(tmp_path: Path, content: bytes) -> None:
+    line, faults = json.dumps(GOOD).encode(), list[str]()
+    (tmp_path / "train.jsonl").write_bytes(b"\n".join([line, line.replace(b"Yes", content), line]))
+    assert len(list(read_examples(tmp_path / "train.jsonl", lambda _, why: faults.append(why)))) == 2
+    assert faults == ["not valid UTF-8"]
+    assert file_form(tmp_path / "train.jsonl") == "messages"
 
 
 def test_without_a_listener_bad_lines_are_logged_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -183,6 +183,15 @@ def test_an_empty_answer_is_set_aside(tokenizer: Tokenizer) -> None:
     assert divided(chat("a", " \n "), tokenizer, 256).reason == EMPTY
 
 
+def test_a_chat_that_the_template_refuses_costs_itself_and_not_the_run() -> None:
+    good, system = chat("a", "Yes."), Message(role="system", content="Be kind.")
+    odd = good.model_copy(update={"messages": (system, *good.messages)})
+    first, aside, last = split_examples([good, odd, good], Rules(family("mistral"), 256))
+    assert aside.reason == "the model's chat template refuses the chat (no system)"
+    assert aside.tokens > 0 and not aside.chunks
+    assert first == last == divided(good, family("mistral"), 256)
+
+
 def test_a_limit_that_holds_no_word_sets_the_example_aside(tokenizer: Tokenizer) -> None:
     assert divided(chat("a", LONG, asked="Hi"), tokenizer, 32).reason in (NO_ROOM, LONG_PROMPT)
 
