@@ -25,6 +25,8 @@ from gswa.workspace import Workspace
 log = logging.getLogger("gswa")
 
 STATS_FILE = "stats.json"
+UNFINISHED = "{}\n"  # in its place: the folder is ours, and not finished
+WRITTEN = (STATS_FILE, SET_ASIDE_FILE, *(f"{split}.jsonl" for split in SPLITS))
 ReadSplit = Callable[[Split], Iterable[Example]]
 AsStored = Callable[[Split, Chunk], BaseModel | dict[str, Any]]
 
@@ -51,10 +53,34 @@ def chunks(run: RunDir, config: RunConfig) -> LengthStats:
 def sealed(folder: Path) -> PreprocessStats | None:
     """What stands in a finished folder of chunks; None where it was never finished, or a file changed its size since."""
     try:
-        stats = PreprocessStats.model_validate_json((folder / STATS_FILE).read_text(encoding="utf-8"))
+        stats = _seal_of(folder)
         return stats if stats.files == _sizes(folder) else None
     except (OSError, ValueError):
         return None
+
+
+def refuse_changed(folder: Path) -> None:
+    """Raises DataError where the folder holds files that are not, or no longer, what was written here: they are the user's."""
+    found = [path for name in WRITTEN if (path := folder / name).exists()]
+    if not found or _is_unfinished(folder):
+        return
+    try:
+        digests = _seal_of(folder).digests
+    except (OSError, ValueError):
+        raise DataError(f"{found[0]}: not made by preprocessing, so it is not overwritten; choose another --output, or move it") from None
+    for path in found:
+        if path.name != STATS_FILE and digests.get(path.name) != file_digest(path):
+            way_out = f"train on it with --data {folder}, choose another --output, or move it"
+            raise DataError(f"{path}: changed since it was preprocessed, so it is not overwritten; {way_out}")
+
+
+def _is_unfinished(folder: Path) -> bool:
+    stats = folder / STATS_FILE
+    return stats.is_file() and stats.read_bytes() == UNFINISHED.encode()
+
+
+def _seal_of(folder: Path) -> PreprocessStats:
+    return PreprocessStats.model_validate_json((folder / STATS_FILE).read_text(encoding="utf-8"))
 
 
 def _serves(stats: PreprocessStats, config: RunConfig) -> bool:
@@ -105,7 +131,7 @@ def write(
     `passed_over`: what reading found wrong, once all is read.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / STATS_FILE, "{}\n")  # says that the folder is ours, and not finished
+    write_atomically(folder / STATS_FILE, UNFINISHED)
     (folder / SET_ASIDE_FILE).unlink(missing_ok=True)
     tallies = {split: Tally() for split in SPLITS}
     for split, tally in tallies.items():
@@ -120,7 +146,7 @@ def write(
 def take_over(source: Path, folder: Path, read: ReadSplit, made_from: dict[str, str]) -> PreprocessStats:
     """The chunks of a sealed folder in another one, checked against the examples there."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / STATS_FILE, "{}\n")
+    write_atomically(folder / STATS_FILE, UNFINISHED)
     for split in SPLITS:
         write_lines(folder / f"{split}.jsonl", read_chunks(source / f"{split}.jsonl"))
     aside = source / SET_ASIDE_FILE
@@ -132,7 +158,9 @@ def take_over(source: Path, folder: Path, read: ReadSplit, made_from: dict[str, 
 
 def _seal(folder: Path, read: ReadSplit, stats: PreprocessStats, made_from: dict[str, str]) -> PreprocessStats:
     found = check(read, folder)
-    stats = stats.model_copy(update={"made_from": made_from, "files": _sizes(folder), "conservation": found})
+    digests = {name: file_digest(folder / name) for name in WRITTEN if name != STATS_FILE and (folder / name).is_file()}
+    update = {"made_from": made_from, "files": _sizes(folder), "digests": digests, "conservation": found}
+    stats = stats.model_copy(update=update)
     write_atomically(folder / STATS_FILE, _json(stats))
     return stats
 

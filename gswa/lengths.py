@@ -22,7 +22,7 @@ class PreprocessStats(Record):
     """What splitting at one length did: `stats/preprocess_stats.json`, and `stats.json` beside the chunks, which seals them.
 
     `splits` has an entry per split and one for `all`; `made_from` the digests of what went in, `files` the bytes of what
-    came out; `passed_over` by file how many lines were no example, and the first of them.
+    came out, `digests` its SHA-256; `passed_over` by file how many lines were no example, and the first of them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
@@ -32,6 +32,7 @@ class PreprocessStats(Record):
     overlap: int = 0
     made_from: dict[str, str] = Field({})
     files: dict[str, int] = Field({})
+    digests: dict[str, str] = Field({})
     splits: dict[str, LengthStats]
     conservation: dict[str, Any] = Field({})
     passed_over: dict[str, Any] = Field({})

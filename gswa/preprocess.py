@@ -9,7 +9,7 @@ from typing import Any
 
 from gswa import hardware
 from gswa.basemodel import resolve_model
-from gswa.chunking import STATS_FILE, analyze, data_digests, sealed, stats_of, tokenizer_digests, write
+from gswa.chunking import analyze, data_digests, refuse_changed, sealed, stats_of, tokenizer_digests, write
 from gswa.config import RunRequest, Settings
 from gswa.dataset import load_tokenizer
 from gswa.errors import ConfigError, DataError
@@ -95,8 +95,9 @@ def preprocess_folder(source: Path, output: Path, rules: Rules, analyze_only: bo
     if analyze_only:
         stats = stats_of(analyze(examples.read, rules), rules)
         return stats.model_copy(update={"passed_over": examples.passed_over()})
-    if not (output / STATS_FILE).exists() and any((output / f"{split}.jsonl").exists() for split in SPLITS):
-        raise DataError(f"{output}: holds files that were not made by preprocessing; choose another --output or move them")
+    if any(path.resolve().parent == output.resolve() for split in SPLITS if (path := examples.file(split))):
+        raise DataError(f"{output}: holds the input, which would be overwritten; choose another --output")
+    refuse_changed(output)
     made_from = {**tokenizer_digests(rules.tokenizer), **data_digests(source)}
     known = sealed(output)
     wanted = (rules.max_tokens, rules.strategy, rules.overlap, made_from)

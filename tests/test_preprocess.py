@@ -1,6 +1,7 @@
 """`preprocess` by itself: what it reads, writes, keeps and reports, and that training takes over what it made."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +54,60 @@ def test_analysis_writes_nothing_and_finds_the_same(tiny_run: RunDir, tmp_path: 
     assert found.splits == preprocess_folder(tiny_run.examples, tmp_path / "out", Rules(tokenizer, 256)).splits
 
 
-def test_files_that_were_not_made_by_preprocessing_are_left_alone(tiny_run: RunDir, tokenizer: Tokenizer) -> None:
-    with pytest.raises(DataError, match="choose another --output"):
-        preprocess_folder(tiny_run.examples, tiny_run.examples, Rules(tokenizer, 256))
+@pytest.mark.parametrize("name", ["train.jsonl", "test.jsonl", "set_aside.jsonl", "stats.json"])
+def test_files_that_were_not_made_by_preprocessing_are_left_alone(
+    tiny_run: RunDir, tmp_path: Path, tokenizer: Tokenizer, name: str
+) -> None:
+    written(tmp_path / "out" / name, {"theirs": 1})
+    before = files(tmp_path / "out")
+    with pytest.raises(DataError, match=f"{name}: not made by preprocessing, so it is not overwritten; choose another --output"):
+        preprocess_folder(tiny_run.examples, tmp_path / "out", Rules(tokenizer, 256))
+    assert files(tmp_path / "out") == before
+
+
+def test_files_beside_somebody_else_s_statistics_are_left_alone(tiny_run: RunDir, tmp_path: Path, tokenizer: Tokenizer) -> None:
+    for name in ("train.jsonl", "stats.json"):
+        written(tmp_path / "out" / name, {"theirs": 1})
+    with pytest.raises(DataError, match="not made by preprocessing"):
+        preprocess_folder(tiny_run.examples, tmp_path / "out", Rules(tokenizer, 256))
+
+
+@pytest.mark.parametrize("again", ["out", "out/train.jsonl"])
+def test_what_was_preprocessed_is_not_overwritten_by_its_own_chunks(tmp_path: Path, tokenizer: Tokenizer, again: str) -> None:
+    preprocess_folder(written(tmp_path / "mine.jsonl", LINES["alpaca"]), tmp_path / "out", Rules(tokenizer, 256))
+    before = files(tmp_path / "out")
+    with pytest.raises(DataError, match="out: holds the input, which would be overwritten; choose another --output"):
+        preprocess_folder(tmp_path / again, tmp_path / "out", Rules(tokenizer, 128))
+    assert files(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("train.jsonl", lambda before: before.replace(b"number 5", b"Number 5")),
+        ("train.jsonl", lambda before: before + b"mine"),
+        ("set_aside.jsonl", lambda before: b"mine"),
+    ],
+)
+def test_what_was_changed_by_hand_after_preprocessing_is_not_overwritten(
+    tmp_path: Path, tokenizer: Tokenizer, name: str, change: Callable[[bytes], bytes]
+) -> None:
+    source = written(tmp_path / "mine.jsonl", LINES["alpaca"])
+    preprocess_folder(source, tmp_path / "out", Rules(tokenizer, 256))
+    path = tmp_path / "out" / name
+    path.write_bytes(change(path.read_bytes() if path.exists() else b""))
+    before = files(tmp_path / "out")
+    with pytest.raises(DataError, match=f"{name}: changed since it was preprocessed.*train on it with --data"):
+        preprocess_folder(source, tmp_path / "out", Rules(tokenizer, 128))
+    assert files(tmp_path / "out") == before
+
+
+def test_what_was_broken_off_is_made_anew(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    source = written(tmp_path / "mine.jsonl", LINES["alpaca"])
+    first = preprocess_folder(source, tmp_path / "out", Rules(tokenizer, 256))
+    (tmp_path / "out" / "stats.json").write_text("{}\n")
+    written(tmp_path / "out" / "train.jsonl", "torn")
+    assert preprocess_folder(source, tmp_path / "out", Rules(tokenizer, 256)) == first
 
 
 @pytest.mark.parametrize("form", LINES)
