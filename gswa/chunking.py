@@ -65,13 +65,13 @@ def refuse_changed(folder: Path) -> None:
     if not found or _is_unfinished(folder):
         return
     try:
-        digests = _seal_of(folder).digests
+        known = _seal_of(folder).digests
     except (OSError, ValueError):
         raise DataError(f"{found[0]}: not made by preprocessing, so it is not overwritten; choose another --output, or move it") from None
-    for path in found:
-        if path.name != STATS_FILE and digests.get(path.name) != file_digest(path):
+    for name, digest in _digests(folder).items():
+        if known.get(name) != digest:
             way_out = f"train on it with --data {folder}, choose another --output, or move it"
-            raise DataError(f"{path}: changed since it was preprocessed, so it is not overwritten; {way_out}")
+            raise DataError(f"{folder / name}: changed since it was preprocessed, so it is not overwritten; {way_out}")
 
 
 def _is_unfinished(folder: Path) -> bool:
@@ -94,6 +94,9 @@ def _preprocessed(config: RunConfig, made_from: dict[str, str]) -> Path | None:
     stats = sealed(folder)
     wanted = {name: digest for name, digest in made_from.items() if name != "model"}
     if stats is None or not _serves(stats, config) or stats.made_from != wanted or "train.jsonl" not in wanted:
+        return None
+    if stats.digests != _digests(folder):
+        log.warning("%s: changed since it was preprocessed, so the examples are split anew", folder)
         return None
     log.info("chunks of %d tokens: taken over from %s", config.max_seq_length, folder)
     return folder
@@ -158,8 +161,7 @@ def take_over(source: Path, folder: Path, read: ReadSplit, made_from: dict[str, 
 
 def _seal(folder: Path, read: ReadSplit, stats: PreprocessStats, made_from: dict[str, str]) -> PreprocessStats:
     found = check(read, folder)
-    digests = {name: file_digest(folder / name) for name in WRITTEN if name != STATS_FILE and (folder / name).is_file()}
-    update = {"made_from": made_from, "files": _sizes(folder), "digests": digests, "conservation": found}
+    update = {"made_from": made_from, "files": _sizes(folder), "digests": _digests(folder), "conservation": found}
     stats = stats.model_copy(update=update)
     write_atomically(folder / STATS_FILE, _json(stats))
     return stats
@@ -189,6 +191,10 @@ def _nothing_left(train: Tally, rules: Rules) -> str:
 
 def _json(stats: PreprocessStats) -> str:
     return stats.model_dump_json(indent=2) + "\n"
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    return {name: file_digest(folder / name) for name in WRITTEN if name != STATS_FILE and (folder / name).is_file()}
 
 
 def _sizes(folder: Path) -> dict[str, int]:

@@ -224,15 +224,16 @@ def _refuse_unanswered(example: Example) -> None:
 
 
 # -- files ---------------------------------------------------------------------------------------------------------------
-def read_examples(path: Path, on_fault: Callable[[int, str], None] | None = None) -> Iterator[Example]:
+def read_examples(path: Path, on_fault: Callable[[int, str], None] | None = None, name: str = "") -> Iterator[Example]:
     """Examples of a JSONL file; `on_fault` is told the line (from 1) and the reason of each line passed over.
 
-    Without it the first faults and their number are logged. Ids are made unique. Raises DataError where the file is
+    Without it the first faults and their number are logged. An example without an id is called by `name` (the file's own
+    where there is none) and its line. Ids are made unique. Raises DataError where the file is
     missing, or has lines and none of them is an example.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file; {ACCEPTED}")
-    return _unique(_read(path, on_fault or _log_fault(path)))
+    return _unique(_read(path, on_fault or _log_fault(path), name or path.stem))
 
 
 def read_chunks(path: Path) -> Iterator[Chunk]:
@@ -256,14 +257,14 @@ def file_form(path: Path) -> str:
     return "messages"
 
 
-def _read(path: Path, on_fault: Callable[[int, str], None]) -> Iterator[Example]:
+def _read(path: Path, on_fault: Callable[[int, str], None], name: str) -> Iterator[Example]:
     first_fault, faults, good = "", 0, 0
     with path.open("rb") as lines:
         for number, line in enumerate(map(_without_mark, lines), 1):
             if not line.strip():
                 continue
             try:
-                example = parse_example(line, f"{path.stem}-{number}")
+                example = parse_example(line, f"{name}-{number}")
             except ValueError as error:
                 faults += 1
                 first_fault = first_fault or f"line {number}: {error}"

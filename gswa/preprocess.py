@@ -70,7 +70,7 @@ class _Source:
         if path is None:
             return ()
         self.count[path.name], self.faults[path.name] = 0, []
-        return read_examples(path, partial(self._note, path.name))
+        return read_examples(path, partial(self._note, path.name), split)  # called as training calls them, which takes the chunks over
 
     def _note(self, name: str, line: int, reason: str) -> None:
         self.count[name] += 1

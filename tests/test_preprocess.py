@@ -185,6 +185,25 @@ def test_training_takes_over_what_was_preprocessed_from_the_same_data(home: Path
     assert files(run.chunks(256)) == before
 
 
+def test_chunks_of_one_file_serve_a_folder_whose_train_file_says_the_same(home: Path) -> None:
+    alone = written(home / "another name.jsonl", LINES["alpaca"], {**LINES["alpaca"], "instruction": "Why? " * 300})
+    preprocess_command(alone, None, 256, 0, "paragraph", False, None, None)
+    run = new_run(home, home / "mine")
+    chunks(run, run.current_config())
+    assert json.loads((run.chunks(256) / "stats.json").read_text())["strategy"] == "paragraph"
+    assert conservation(run, 256)["holds"]
+
+
+def test_chunks_that_were_changed_by_hand_are_not_taken_over(home: Path, caplog: pytest.LogCaptureFixture) -> None:
+    preprocess_command(home / "mine", None, 256, 0, "paragraph", False, None, None)
+    path = home / "data" / "preprocessed" / "256" / "train.jsonl"
+    path.write_bytes(path.read_bytes().replace(b"number 5 ", b"Number 5 "))
+    run = new_run(home, home / "mine")
+    chunks(run, run.current_config())
+    assert conservation(run, 256)["holds"]
+    assert "changed since it was preprocessed, so the examples are split anew" in caplog.text
+
+
 @pytest.mark.parametrize("change", [{"max_seq_length": 192}, {"strategy": "token"}, {"data": True}, {"template": True}])
 def test_training_splits_anew_what_was_preprocessed_otherwise(home: Path, change: dict[str, Any]) -> None:
     preprocess_command(home / "mine", None, 256, 0, "paragraph", False, None, None)
