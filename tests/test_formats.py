@@ -1,6 +1,7 @@
 """Training lines in the forms that people have: read, written back, and passed over with a reason."""
 
 import json
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gswa import formats
 from gswa.errors import DataError
 from gswa.examples import prepare
 from gswa.formats import FAULTS_SHOWN, FORMS, TEXT_KIND, WRITE, as_line, file_form, form_of, parse_example, read_examples
@@ -149,6 +151,18 @@ def test_two_examples_never_share_an_id(tmp_path: Path) -> None:
     path = written(tmp_path / "train.jsonl", *({**GOOD, "id": name} for name in (7, "7", "7-2", 7, "train-6")), GOOD)
     ids: Sequence[str] = [example.id for example in read_examples(path)]
     assert len(set(ids)) == 6
+
+
+def test_an_id_is_remembered_however_many_came_after_it_and_in_few_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A set of their hashes held 80 to 101 bytes for each."""
+    monkeypatch.setattr(formats, "NEWEST", 100)
+    seen, names = formats._Seen(), [f"train-{number}" for number in range(20_000)]
+    tracemalloc.start()
+    assert all(map(seen.add, names))
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert not any(map(seen.add, names))
+    assert held < 20 * len(names)
 
 
 def test_a_file_without_any_example_says_what_is_accepted(tmp_path: Path) -> None:
