@@ -45,6 +45,12 @@ def _chatml() -> Backend:
     return _byte_level(pre_tokenizers.ByteLevel(add_prefix_space=False))
 
 
+def _qwen() -> Backend:
+    backend = _llama3()
+    backend.normalizer = normalizers.NFC()  # an accent that stands apart is one letter in the tokens
+    return backend
+
+
 def _llama3() -> Backend:
     rest = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     return _byte_level(pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(SPLIT), "isolated"), rest]))
@@ -95,6 +101,7 @@ def _trained(backend: Backend, alphabet: list[str]) -> Backend:
 # name: how it splits, its template, its own tokens, its beginning and its end
 FAMILIES: dict[str, tuple[Callable[[], Backend], str, list[str], str | None, str]] = {
     "chatml": (_chatml, CHATML, ["<|im_start|>"], None, "<|im_end|>"),
+    "qwen": (_qwen, CHATML, ["<|im_start|>"], None, "<|im_end|>"),
     "mistral": (_mistral, MISTRAL, ["[INST]", "[/INST]"], "<s>", "</s>"),
     "llama3": (_llama3, LLAMA3, ["<|start_header_id|>", "<|end_header_id|>"], "<|begin_of_text|>", "<|eot_id|>"),
     "phi3": (_phi3, PHI3, ["<|user|>", "<|assistant|>", "<|system|>"], None, "<|end|>"),

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+import unicodedata
 
 import pytest
 from families import FAMILIES, family
@@ -57,6 +58,14 @@ def test_chats_are_counted_as_they_are_rendered(name):
     rendered = list(render_all(tokenizer, chats))
     assert [render(tokenizer, one) for one in chats] == rendered
     assert list(lengths(tokenizer, chats)) == [(len(one.ids), sum(one.mask)) for one in rendered]
+
+
+@pytest.mark.parametrize(("question", "answer"), [("cafe\u0301", "plain"), ("plain", "cafe\u0301"), ("\u0958", "\u0958")])
+def test_an_accent_that_stands_apart_is_counted_as_it_is_rendered(question, answer):
+    messages = chat(question, answer)
+    rendered = render(family("qwen"), messages)
+    assert list(lengths(family("qwen"), [messages])) == [(len(rendered.ids), sum(rendered.mask))]
+    assert learnt(family("qwen"), messages) == unicodedata.normalize("NFC", answer) + "<|im_end|>"
 
 
 def test_a_plain_tokenizer_is_loaded_without_torch():
