@@ -14,7 +14,7 @@ import numpy as np
 
 from gswa.errors import DataError
 from gswa.records import Message
-from gswa.tokens import MARK, Line, encode, special_marks
+from gswa.tokens import Line, encode, free_mark, special_marks
 from gswa.tokens import Tokenizer as Tokenizer
 
 Span: TypeAlias = tuple[int, int]
@@ -118,6 +118,8 @@ def _rendered(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[Line, 
             after = (text if i == len(chat) - 1 else _template(tokenizer, chat[: i + 1])).rstrip()
             if not text.startswith(before) or not text.startswith(after):
                 raise DataError("the model's chat template rewrites earlier turns, so no loss mask is right for it; choose another model")
+            if message.content.strip() not in after[len(before) :]:
+                raise DataError("the model's chat template leaves out or changes words of the answer")
             answers.append((len(before), len(after)))
     return Line(text, _marks(tokenizer, text, messages)), answers
 
@@ -127,11 +129,11 @@ def _marks(tokenizer: Tokenizer, text: str, messages: Sequence[Message]) -> list
 
     The words are found by rendering a mark in their stead: they might stand in the template's own text as well.
     """
-    marks = []
+    marks, mark = [], free_mark(text)
     for i, message in enumerate(messages):
         if special_marks(tokenizer, message.content):
             chat = _turns(messages[: i + 1])
-            start = _template(tokenizer, [*chat[:i], {**chat[i], "content": MARK}]).find(MARK)
+            start = _template(tokenizer, [*chat[:i], {**chat[i], "content": mark}]).find(mark)
             content = next((c for c in (message.content, message.content.strip()) if text.startswith(c, start)), None)
             if start < 0 or content is None:
                 raise DataError("the model's chat template changes the words of a message; choose another model")

@@ -17,7 +17,7 @@ Tokenizer: TypeAlias = Any  # transformers' PreTrainedTokenizerFast; its import 
 Ints: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
 Flags: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
 
-MARK = "\ufdd0"  # a character that Unicode keeps free of meaning: no template and no paper says it
+MARK = "\ufdd0"  # a character that Unicode keeps free of meaning: hardly a text says it
 
 
 class Places(NamedTuple):
@@ -39,11 +39,15 @@ class Line:
     def __init__(self, text: str, marks: Sequence[int] = ()) -> None:
         self.text, self.marks = text, marks
 
+    @cached_property
+    def mark(self) -> str | None:
+        return free_mark(self.text) if self.marks else None
+
     @property
     def marked(self) -> str:
-        if not self.marks:
+        if self.mark is None:
             return self.text
-        return MARK.join(self.text[start:end] for start, end in pairwise([0, *self.marks, len(self.text)]))
+        return self.mark.join(self.text[start:end] for start, end in pairwise([0, *self.marks, len(self.text)]))
 
     @cached_property
     def places(self) -> Places:
@@ -65,18 +69,22 @@ class Line:
 
     def take(self, reader: "_Reader", encoding: Any, has_offsets: bool) -> None:
         self._reader, self.ids, self._encoding = reader, encoding.ids, encoding if has_offsets else None
-        if reader.mark is not None:
-            self._encoded_ids, self.ids = self.ids, [token for token in self.ids if token != reader.mark]
+        if reader.mark:
+            self._encoded_ids, self.ids = self.ids, [token for token in self.ids if token != reader.mark_id]
 
 
 def encode(tokenizer: Tokenizer, lines: Sequence[Line]) -> None:
     """Give lines their tokens, on all cores: special ones only where the text is not marked."""
-    for with_marks in (False, True):
-        some = [line for line in lines if bool(line.marks) == with_marks]
-        if some:
-            reader = _reader(tokenizer, with_marks)
-            for line, encoding in zip(some, reader.encode([line.marked for line in some]), strict=True):
-                line.take(reader, encoding, has_offsets=not reader.sizes_tell)
+    for mark in {line.mark for line in lines}:
+        some = [line for line in lines if line.mark == mark]
+        reader = _reader(tokenizer, mark)
+        for line, encoding in zip(some, reader.encode([line.marked for line in some]), strict=True):
+            line.take(reader, encoding, has_offsets=not reader.sizes_tell)
+
+
+def free_mark(text: str) -> str:
+    """MARK, so often that the text does not hold it."""
+    return MARK * (1 + max(map(len, re.findall(f"{MARK}+", text)), default=0))
 
 
 def special_marks(tokenizer: Tokenizer, text: str, start: int = 0, end: int | None = None) -> list[int]:
@@ -106,10 +114,11 @@ def _special(tokenizer: Tokenizer) -> _Special:
 
 # -- encoding ----------------------------------------------------------------------------------------------------------------
 class _Reader:
-    """A tokenizer, the bytes of text that each of its tokens stands for, and its MARK where it has one."""
+    """A tokenizer, the bytes of text that each of its tokens stands for, and its mark where it has one."""
 
-    def __init__(self, backend: Any, sizes: Ints, mark: int | None) -> None:
+    def __init__(self, backend: Any, sizes: Ints, mark: str | None) -> None:
         self.backend, self.sizes, self.mark = backend, sizes, mark
+        self.mark_id = backend.token_to_id(mark) if mark else None
         self.size_of: list[int] = sizes.tolist()
         self.sizes_tell = _keeps_every_byte(backend)
         self.normalizes = backend.normalizer is not None  # an accent that stands apart becomes one letter, of fewer bytes
@@ -122,7 +131,7 @@ class _Reader:
     def places(self, line: Line) -> Places:
         text = line.marked
         encoding = line._encoding
-        ids = np.array(line.ids if self.mark is None else line._encoded_ids, dtype=np.int64)
+        ids = np.array(line._encoded_ids if self.mark else line.ids, dtype=np.int64)
         ends = np.cumsum(self.sizes[ids])
         in_bytes = encoding is None
         if encoding is None:
@@ -133,10 +142,10 @@ class _Reader:
         else:
             encoding = encoding or self.backend.encode(text, add_special_tokens=False)
             starts, ends = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2).T
-        if self.mark is None:
+        if not self.mark:
             return Places(starts, ends, in_bytes)
-        kept = ids != self.mark
-        gone = np.cumsum(~kept)[kept] * (len(MARK.encode()) if in_bytes else len(MARK))
+        kept = ids != self.mark_id
+        gone = np.cumsum(~kept)[kept] * len(self.mark.encode() if in_bytes else self.mark)
         return Places(starts[kept] - gone, ends[kept] - gone, in_bytes)
 
     def count(self, line: Line, first: int, last: int) -> int | None:
@@ -165,16 +174,16 @@ class _Reader:
 
 
 @lru_cache(maxsize=8)
-def _reader(tokenizer: Tokenizer, marking: bool) -> _Reader:
-    """With MARK as one token more. A text cut in two instead would not do: after a cut some begin a text anew, with a space."""
+def _reader(tokenizer: Tokenizer, mark: str | None) -> _Reader:
+    """With the mark as one token more. A text cut in two instead would not do: after a cut some begin a text anew, with a space."""
     backend = tokenizer.backend_tokenizer
-    if marking:
+    if mark:
         from tokenizers import AddedToken
         from tokenizers import Tokenizer as Backend
 
         backend = Backend.from_str(backend.to_str())
-        backend.add_tokens([AddedToken(MARK, normalized=False, special=False)])
-    return _Reader(backend, _sizes(backend), backend.token_to_id(MARK) if marking else None)
+        backend.add_tokens([AddedToken(mark, normalized=False, special=False)])
+    return _Reader(backend, _sizes(backend), mark)
 
 
 def _keeps_every_byte(backend: Any) -> bool:

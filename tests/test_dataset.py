@@ -45,6 +45,26 @@ def test_special_token_text_in_a_paper_stays_text(tokenizer, literal):
     assert f"see {literal} there" in text
 
 
+@pytest.mark.parametrize("name", ["chatml", "qwen", "gemma"])
+def test_a_character_without_meaning_stays_beside_special_token_text(name):
+    tokenizer = family(name)
+    words = f"A \ufdd0 b {tokenizer.eos_token} \ufdd0\ufdd0 c"
+    messages = chat("see \ufdd0", words)
+    assert learnt(tokenizer, messages) == words + tokenizer.eos_token
+    rendered = render(tokenizer, messages)
+    assert list(lengths(tokenizer, [messages])) == [(len(rendered.ids), sum(rendered.mask))]
+
+
+def test_a_template_that_leaves_out_thoughts_is_not_taken_for_one_that_trains_them(tokenizer):
+    from copy import deepcopy
+
+    forgetful = deepcopy(tokenizer)
+    forgetful.chat_template = forgetful.chat_template.replace("m['content']", "m['content'].split('</think>')[-1]")
+    assert learnt(forgetful, chat("q", "Yes.")) == "Yes.<|im_end|>"
+    with pytest.raises(DataError, match="leaves out"):
+        render(forgetful, chat("q", "<think>a</think>Yes."))
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_each_family_learns_the_answer_and_where_it_ends(name):
     tokenizer = family(name)
