@@ -5,7 +5,8 @@ sharegpt    {"conversations": [{"from": "human", "value": …}, {"from": "gpt", 
 alpaca      {"instruction": …, "input": …, "output": …}                             `system`, and `history` of [asked, answered]
 text        {"text": …}                                                                         `prompt` may stand beside it
 
-Whatever else a line holds is kept.
+Whatever else a line holds is kept: under its own name, or in `own_fields` where that name is one of a chunk's (`part`, `parts`,
+`span`, `tokens`, `target_tokens`), or of the form that the line is written in.
 """
 
 import hashlib
@@ -13,7 +14,7 @@ import json
 import logging
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +35,10 @@ ACCEPTED = (
 FAULTS_SHOWN = 20
 NEWEST = 65_536  # ids that are not yet sorted into the others
 DEPTH = 200  # of lists and objects in one another; pydantic writes 255
+OWN = "own_fields"
+OURS = frozenset(("document", "group", "kind", "blocks", "cut"))  # where a user's is no such thing, it is not ours
+OF_CHUNKS = Chunk.model_fields.keys() - Example.model_fields.keys()
+COUNTED = frozenset(("span", "tokens", "target_tokens"))  # which every chunk of ours has
 NESTED = "lists or objects are nested too deeply"
 ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant", "developer": "system"}
 
@@ -77,9 +82,9 @@ def _plain(content: Any) -> Any:
     if not isinstance(content, list):
         return content
     parts = [part if isinstance(part, dict) else {} for part in content]
-    if any(part.get("type") != "text" for part in parts):
+    if any(part.get("type") != "text" or not isinstance(part.get("text"), str) for part in parts):
         raise ValueError("content: a part of it is no text")
-    return "".join(str(part.get("text", "")) for part in parts)
+    return "".join(part["text"] for part in parts)
 
 
 # -- ShareGPT ------------------------------------------------------------------------------------------------------------
@@ -93,12 +98,16 @@ def _write_sharegpt(messages: Sequence[Message]) -> dict[str, Any]:
 
 
 def _system(fields: Fields) -> list[Turn]:
-    return [{"role": "system", "content": fields["system"]}] if fields.get("system") else []
+    return [] if _is_empty(fields, "system") else [{"role": "system", "content": fields["system"]}]
+
+
+def _is_empty(fields: Fields, name: str) -> bool:
+    return fields.get(name) in (None, "")
 
 
 # -- alpaca --------------------------------------------------------------------------------------------------------------
 def _read_alpaca(fields: Fields) -> list[Turn]:
-    asked = [fields["instruction"], *([fields["input"]] if fields.get("input") else [])]
+    asked = [fields["instruction"], *([] if _is_empty(fields, "input") else [fields["input"]])]
     if not all(isinstance(part, str) for part in asked):
         raise ValueError("instruction or input is not a text")
     return [*_system(fields), *_history(fields), *_pair("\n\n".join(asked), fields["output"])]
@@ -123,7 +132,7 @@ def _write_alpaca(messages: Sequence[Message]) -> dict[str, Any]:
 
 
 def _history(fields: Fields) -> list[Turn]:
-    pairs = fields.get("history") or []
+    pairs = [] if _is_empty(fields, "history") else fields["history"]
     if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
         raise ValueError("history is not a list of [asked, answered]")
     return [turn for pair in pairs for turn in _pair(*pair)]
@@ -135,7 +144,8 @@ def _pair(asked: Any, answered: Any) -> list[Turn]:
 
 # -- plain text ----------------------------------------------------------------------------------------------------------
 def _read_text(fields: Fields) -> list[Turn]:
-    return _pair(fields.get("prompt", WRITE), fields["text"])
+    prompt = fields.get("prompt")
+    return _pair(WRITE if prompt is None else prompt, fields["text"])
 
 
 def _write_text(messages: Sequence[Message]) -> dict[str, Any]:
@@ -172,16 +182,12 @@ def parse_example(line: bytes, default_id: str) -> Example:
     """One line of JSON. Raises ValueError with the reason in a few words."""
     content = _json(line)
     name = form_of(content)
-    fields = {key: value for key, value in content.items() if value is not None and key not in FORMS[name].takes}
+    fields = _fields(content, FORMS[name].takes)
     fields["id"] = str(fields.get("id", default_id))
     fields["messages"] = FORMS[name].read(content)
-    if name == TEXT_KIND and "prompt" not in content:
+    if name == TEXT_KIND and content.get("prompt") is None:
         fields.setdefault("kind", TEXT_KIND)
-    try:
-        example = Example.model_validate(fields)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        raise ValueError(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}") from None
+    example = _validated(fields)
     _refuse_unanswered(example)
     if b"\\ud" in line.lower() or line.count(b"[") + line.count(b"{") > DEPTH:
         _refuse_unwritable(example)
@@ -204,7 +210,44 @@ def as_line(example: Example, form: str) -> dict[str, Any]:
     fields = example.model_dump(exclude={"messages"}, exclude_defaults=True)
     if form == TEXT_KIND and fields.get("kind") == TEXT_KIND:
         del fields["kind"]
-    return {**FORMS[form].write(example.messages), **fields}
+    written = FORMS[form].write(example.messages)
+    same = form_of(fields | written) == form_of(written)
+    fields = _set_apart(fields, FORMS[form_of(written)].takes if same else frozenset().union(*(one.takes for one in FORMS.values())))
+    back = {name: value for name, value in fields.get(OWN, {}).items() if name in OURS and name not in fields}
+    if left := {name: value for name, value in fields.pop(OWN, {}).items() if name not in back}:
+        fields[OWN] = left
+    return written | fields | back
+
+
+# -- fields that a user calls as we call ours ------------------------------------------------------------------------------
+def _fields(content: Fields, taken: Container[str]) -> dict[str, Any]:
+    """Our fields and the user's; those of a chunk are the user's, unless it is a chunk of ours that was written before."""
+    fields = {
+        name: value for name, value in content.items() if name not in taken and (value is not None or name not in Example.model_fields)
+    }
+    return fields if fields.keys() >= COUNTED else _set_apart(fields, OF_CHUNKS)
+
+
+def _set_apart(fields: Fields, names: Container[str]) -> dict[str, Any]:
+    apart = {name: value for name, value in fields.items() if name in names}
+    before = fields.get(OWN, {})
+    own = {**(before if isinstance(before, dict) else {OWN: before}), **apart}
+    return {**{name: value for name, value in fields.items() if name not in apart and name != OWN}, **({OWN: own} if own else {})}
+
+
+def _validated(fields: dict[str, Any]) -> Example:
+    """Raises ValueError with the first reason in a few words."""
+    try:
+        return Example.model_validate(fields)
+    except ValidationError as error:
+        faults = error.errors()
+        odd = OURS.intersection(str(fault["loc"][0]) for fault in faults)
+        if not odd:
+            raise ValueError(f"{'.'.join(map(str, faults[0]['loc']))}: {faults[0]['msg']}") from None
+    return _validated(_set_apart(fields, odd))
+
+
+# -- lines that are refused ------------------------------------------------------------------------------------------------
 
 
 def _refuse_unwritable(example: Example) -> None:

@@ -71,7 +71,7 @@ class Example(BaseModel):
     kind: str = "chat"
     blocks: tuple[int, ...] = ()
     cut: tuple[int, int] | None = None
-    weight: float = Field(1.0, gt=0)
+    weight: float = Field(1.0, gt=0, allow_inf_nan=False)
     messages: tuple[Message, ...]
 
     @property

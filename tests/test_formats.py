@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from gswa import formats
 from gswa.errors import DataError
 from gswa.examples import prepare
-from gswa.formats import FAULTS_SHOWN, FORMS, TEXT_KIND, WRITE, as_line, file_form, form_of, parse_example, read_examples
-from gswa.records import Block, Document, Message
+from gswa.formats import FAULTS_SHOWN, FORMS, OWN, TEXT_KIND, WRITE, as_line, file_form, form_of, parse_example, read_examples
+from gswa.records import Block, Chunk, Document, Message
 
 GOOD = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]}
 LINES: dict[str, dict[str, Any]] = {
@@ -43,6 +43,30 @@ def test_a_line_comes_out_in_the_form_it_came_in_with_every_field_it_had(form: s
     assert as_line(parse_example(json.dumps(line).encode(), "default"), form) == line
 
 
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("field", [{"document": 12}, {"group": 3}, {"kind": 3}, {"blocks": "A"}, {"cut": "no"}, {"source": None}])
+def test_a_user_s_field_that_is_called_as_one_of_ours_made_a_good_line_a_bad_one(form: str, field: dict[str, Any]) -> None:
+    line = {**LINES[form], "id": "a", **field}
+    assert as_line(parse_example(json.dumps(line).encode(), "x"), form) == line
+
+
+def test_a_user_s_field_that_is_called_as_one_of_a_chunk_is_kept_beside_it() -> None:
+    own = {"part": "intro", "parts": ["a"], "tokens": 17}
+    example = parse_example(json.dumps({**GOOD, "id": "a", **own}).encode(), "x")
+    chunk = Chunk.model_validate({**dict(example), "span": (0, 3), "tokens": 34, "target_tokens": 2})
+    line = as_line(chunk, "messages")
+    assert line == {**GOOD, "id": "a", "span": (0, 3), "tokens": 34, "target_tokens": 2, OWN: own}
+    assert parse_example(json.dumps(line).encode(), "x").model_extra == {"span": [0, 3], "tokens": 34, "target_tokens": 2, OWN: own}
+
+
+@pytest.mark.parametrize(("form", "field"), [("text", "text"), ("text", "prompt"), ("alpaca", "output"), ("alpaca", "conversations")])
+def test_a_user_s_field_that_the_file_s_form_needs_did_not_overwrite_the_text(form: str, field: str) -> None:
+    example = parse_example(json.dumps({**GOOD, "id": "a", field: "another"}).encode(), "x")
+    line = as_line(example, form)
+    assert parse_example(json.dumps(line).encode(), "x").messages == example.messages
+    assert line[OWN] == {field: "another"}
+
+
 @given(answer=TEXTS, asked=TEXTS)
 @pytest.mark.parametrize("form", FORMS)
 def test_no_form_changes_what_is_said(form: str, answer: str, asked: str) -> None:
@@ -57,6 +81,7 @@ def test_each_form_says_who_speaks() -> None:
     earlier = [("system", "Be brief."), ("user", "a"), ("assistant", "b")]
     assert contents(LINES["alpaca"]) == [*earlier, ("user", "Rewrite.\n\nOne.\n\nTwo."), ("assistant", "Three.")]
     assert contents({"instruction": "Say yes.", "input": "", "output": "Yes"}) == [("user", "Say yes."), ("assistant", "Yes")]
+    assert contents({"text": "A.", "prompt": None}) == [("user", WRITE), ("assistant", "A.")]
     assert contents({"text": "A.", "prompt": "Go on."}) == [("user", "Go on."), ("assistant", "A.")]
     parts = {"role": "user", "content": [{"type": "text", "text": "H"}, {"type": "text", "text": "i"}]}
     assert contents({"messages": [parts, GOOD["messages"][1]]}) == pair
@@ -114,6 +139,9 @@ def test_examples_of_ours_come_back_as_they_were(tmp_path: Path) -> None:
         ({"messages": [*GOOD["messages"][:1], {"role": "assistant", "content": " "}]}, "empty"),
         ({"messages": [GOOD["messages"][0], {"role": "assistant", "content": None}]}, "content"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}, GOOD["messages"][1]]}, "no text"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": None}]}, GOOD["messages"][1]]}, "no text"),
+        ({"instruction": "a", "input": 0, "output": "b"}, "not a text"),
+        ('{"text": "a", "weight": 1e999}\n', "weight"),
         ({"messages": [{"role": "wizard", "content": "x"}, GOOD["messages"][1]]}, "role"),
         ({**GOOD, "weight": -1}, "weight"),
         ({"messages": [GOOD["messages"][1], *GOOD["messages"]]}, "begins with the assistant"),
