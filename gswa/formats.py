@@ -38,7 +38,7 @@ DEPTH = 200  # of lists and objects in one another; pydantic writes 255
 OWN = "own_fields"
 OURS = frozenset(("document", "group", "kind", "blocks", "cut"))  # where a user's is no such thing, it is not ours
 OF_CHUNKS = Chunk.model_fields.keys() - Example.model_fields.keys()
-COUNTED = frozenset(("span", "tokens", "target_tokens"))  # which every chunk of ours has
+COUNTED = {"span": list, "tokens": int, "target_tokens": int}  # which every chunk of ours has
 NESTED = "lists or objects are nested too deeply"
 ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant", "developer": "system"}
 
@@ -225,7 +225,8 @@ def _fields(content: Fields, taken: Container[str]) -> dict[str, Any]:
     fields = {
         name: value for name, value in content.items() if name not in taken and (value is not None or name not in Example.model_fields)
     }
-    return fields if fields.keys() >= COUNTED else _set_apart(fields, OF_CHUNKS)
+    ours = all(isinstance(fields.get(name), kind) for name, kind in COUNTED.items())
+    return fields if ours else _set_apart(fields, OF_CHUNKS)
 
 
 def _set_apart(fields: Fields, names: Container[str]) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def test_a_user_s_field_that_is_called_as_one_of_ours_made_a_good_line_a_bad_one
 
 
 def test_a_user_s_field_that_is_called_as_one_of_a_chunk_is_kept_beside_it() -> None:
-    own = {"part": "intro", "parts": ["a"], "tokens": 17}
+    own = {"part": "intro", "parts": ["a"], "tokens": 17, "target_tokens": 3, "span": "x"}
     example = parse_example(json.dumps({**GOOD, "id": "a", **own}).encode(), "x")
     chunk = Chunk.model_validate({**dict(example), "span": (0, 3), "tokens": 34, "target_tokens": 2})
     line = as_line(chunk, "messages")
