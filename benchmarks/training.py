@@ -7,7 +7,9 @@ rank 8 on all linear layers, 60 steps of batch 4 at 512 tokens, AdamW at 1e-4 co
 installing is not. One JSON line per trainer:
 
     tok_per_cpu_s      non-padding tokens per CPU-second of the training process, from the end of step 1 to the end of the last
-    mfu                the same, as a share of what this machine's matrix products reach in this number format (4 FLOP per weight and token)
+    mfu                the same by the weights of the blocks (4 FLOP per weight and token), as a share of what this machine's matrix
+                       products reach in this number format; the head is left out, since some multiply it with target tokens only,
+                       and one with a cut vocabulary
     cold_start_s       from the start of the command to the end of the first step; cold_start_cpu_s: CPU of the training process
     peak_rss_mb        of the training process; above_imports_mb: beyond what it held before it made the model
     held_out_loss      of the adapter, by one evaluation for all (held_out.py); the base's stands in `base_loss`
@@ -113,12 +115,12 @@ def matmul_gflops(dtype: str) -> float:
 
 
 def multiplied_weights(model: Path) -> int:
-    """Weights that a token is multiplied with: all but the word embedding and the norms."""
+    """Weights of the blocks that every token is multiplied with: without the word embedding, the head and the norms."""
     from safetensors import safe_open
 
     with safe_open(model / "model.safetensors", "np") as stored:
         shapes = {name: stored.get_slice(name).get_shape() for name in stored.keys()}  # noqa: SIM118  (it is no mapping)
-    return sum(shape[0] * shape[1] for name, shape in shapes.items() if len(shape) == 2 and "embed_tokens" not in name)
+    return sum(shape[0] * shape[1] for name, shape in shapes.items() if len(shape) == 2 and ".layers." in name)
 
 
 def main() -> None:
