@@ -40,12 +40,16 @@ def chunks(run: RunDir, config: RunConfig) -> LengthStats:
     folder = run.chunks(config.max_seq_length)
     stats = sealed(folder)
     if stats is None or not _serves(stats, config) or stats.made_from["model"] != config.model_id:
+        metadata = run.metadata()
         rules = Rules(load_tokenizer(resolve_model(config.model_id)), config.max_seq_length, config.strategy)
         if not config.preprocess_enabled:
             _refuse_long(run, rules)
-        made_from = {"model": config.model_id, **tokenizer_digests(rules.tokenizer), **run.metadata().get("data_files", {})}
-        ready = _preprocessed(config, made_from)
-        stats = take_over(ready, folder, run.read_examples, made_from) if ready else write(folder, run.read_examples, rules, made_from)
+        made_from = {"model": config.model_id, **tokenizer_digests(rules.tokenizer), **metadata.get("data_files", {})}
+        if ready := _preprocessed(config, made_from):
+            stats = take_over(ready, folder, run.read_examples, made_from)
+        else:
+            passed_over = metadata.get("passed_over", {})
+            stats = write(folder, run.read_examples, rules, made_from, passed_over=lambda: passed_over)
     write_atomically(run.stats_file, _json(stats))
     return stats.splits["all"]
 

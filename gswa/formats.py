@@ -10,6 +10,7 @@ Whatever else a line holds is kept: under its own name, or in `own_fields` where
 """
 
 import hashlib
+import itertools
 import json
 import logging
 from array import array
@@ -282,7 +283,29 @@ def read_examples(path: Path, on_fault: Callable[[int, str], None] | None = None
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file; {ACCEPTED}")
-    return _unique(_read(path, on_fault or _log_fault(path), name or path.stem))
+    return _unique(_read(path, on_fault or Faults(logged=True).of(path), name or path.stem))
+
+
+class Faults:
+    """Lines that were passed over, by file: how many, and the first of them in words."""
+
+    def __init__(self, logged: bool = False) -> None:
+        self.found: dict[str, Any] = {}
+        self.logged = logged
+
+    def of(self, path: Path) -> Callable[[int, str], None]:
+        """Listens to one reading of a file."""
+        first: list[str] = []
+        count = itertools.count(1)
+
+        def note(number: int, reason: str) -> None:
+            self.found[path.name] = {"lines": next(count), "first": first}
+            if len(first) < FAULTS_SHOWN:
+                first.append(f"line {number}: {reason}")
+                if self.logged:
+                    log.warning("%s line %d: %s", path, number, reason)
+
+        return note
 
 
 def read_chunks(path: Path) -> Iterator[Chunk]:
@@ -365,14 +388,3 @@ class _Seen:
         merged.sort()
         self.sorted, self.newest = array("Q"), set()
         self.sorted.frombytes(merged.data.cast("B"))
-
-
-def _log_fault(path: Path) -> Callable[[int, str], None]:
-    shown = []
-
-    def log_fault(number: int, reason: str) -> None:
-        shown.append(number)
-        if len(shown) <= FAULTS_SHOWN:
-            log.warning("%s line %d: %s", path, number, reason)
-
-    return log_fault

@@ -18,7 +18,7 @@ from gswa.disk import check_writable
 from gswa.errors import ConfigError, DataError
 from gswa.examples import PrepareReport
 from gswa.files import write_json, write_lines
-from gswa.formats import read_examples
+from gswa.formats import Faults, read_examples
 from gswa.pairs import PairsReport, make_pairs, plain_sides, survey, write_pairs
 from gswa.recipe import Recipe, read_recipe
 from gswa.records import SPLITS
@@ -174,11 +174,12 @@ def prepare(run: RunDir, corpus: Corpus | None) -> None:
     source = workspace.training if request.data is None else request.data
     unfinished = run.examples.with_name("examples.new")
     shutil.rmtree(unfinished, ignore_errors=True)
+    faults = Faults(logged=True)
     for split in SPLITS:
         file = source / f"{split}.jsonl"
-        given = read_examples(file) if split == "train" or file.is_file() else iter(())
+        given = read_examples(file, faults.of(file)) if split == "train" or file.is_file() else iter(())
         write_lines(unfinished / file.name, given)
-    run.update(data_files=data_digests(source))
+    run.update(data_files=data_digests(source), passed_over=faults.found)
     unfinished.rename(run.examples)
 
 

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,9 @@ from gswa.config import RunRequest, Settings
 from gswa.dataset import load_tokenizer
 from gswa.errors import ConfigError, DataError
 from gswa.files import write_atomically
-from gswa.formats import FAULTS_SHOWN, as_line, file_form, read_examples
+from gswa.formats import Faults, as_line, file_form, read_examples
 from gswa.lengths import STRATEGIES, PreprocessStats, statistics_report
-from gswa.parts import Rules
+from gswa.parts import Rules, split_examples
 from gswa.records import SPLITS, Chunk, Example, Split
 from gswa.settle import settle
 from gswa.workspace import Workspace
@@ -55,8 +54,7 @@ class _Source:
     """Examples in train.jsonl, valid.jsonl, test.jsonl of a folder, or all of them for training in one file."""
 
     path: Path
-    faults: dict[str, list[str]] = field(default_factory=dict)
-    count: dict[str, int] = field(default_factory=dict)
+    faults: Faults = field(default_factory=Faults)
 
     def file(self, split: Split) -> Path | None:
         """Without train.jsonl an error, when it is read; the others may be absent."""
@@ -67,18 +65,8 @@ class _Source:
 
     def read(self, split: Split) -> Iterable[Example]:
         path = self.file(split)
-        if path is None:
-            return ()
-        self.count[path.name], self.faults[path.name] = 0, []
-        return read_examples(path, partial(self._note, path.name), split)  # called as training calls them, which takes the chunks over
-
-    def _note(self, name: str, line: int, reason: str) -> None:
-        self.count[name] += 1
-        if self.count[name] <= FAULTS_SHOWN:
-            self.faults[name].append(f"line {line}: {reason}")
-
-    def passed_over(self) -> dict[str, Any]:
-        return {name: {"lines": count, "first": self.faults[name]} for name, count in self.count.items() if count}
+        # called as training calls them, which takes the chunks over
+        return () if path is None else read_examples(path, self.faults.of(path), split)
 
     def as_stored(self) -> Callable[[Split, Chunk], dict[str, Any]]:
         """A chunk in the form of the file that its example came from."""
@@ -92,9 +80,10 @@ def preprocess_folder(source: Path, output: Path, rules: Rules, analyze_only: bo
     Chunks of the same data, tokenizer and settings are kept. Raises DataError rather than write over files not made here.
     """
     examples = _Source(source)
+    split_examples(examples.read("train"), rules)  # a missing file or an overlap that is refused leaves nothing behind
     if analyze_only:
         stats = stats_of(analyze(examples.read, rules), rules)
-        return stats.model_copy(update={"passed_over": examples.passed_over()})
+        return stats.model_copy(update={"passed_over": examples.faults.found})
     if any(path.resolve().parent == output.resolve() for split in SPLITS if (path := examples.file(split))):
         raise DataError(f"{output}: holds the input, which would be overwritten; choose another --output")
     refuse_changed(output)
@@ -103,4 +92,4 @@ def preprocess_folder(source: Path, output: Path, rules: Rules, analyze_only: bo
     wanted = (rules.max_tokens, rules.strategy, rules.overlap, made_from)
     if known and (known.max_seq_length, known.strategy, known.overlap, known.made_from) == wanted:
         return known
-    return write(output, examples.read, rules, made_from, examples.as_stored(), examples.passed_over)
+    return write(output, examples.read, rules, made_from, examples.as_stored(), lambda: examples.faults.found)

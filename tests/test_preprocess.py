@@ -48,6 +48,14 @@ def test_a_folder_is_split_into_another_and_kept_while_nothing_changes(tiny_run:
     assert preprocess_folder(tiny_run.examples, tmp_path / "out", Rules(tokenizer, 192)).splits["all"].after.max <= 192
 
 
+def test_what_is_refused_leaves_no_folder_behind(tiny_run: RunDir, tmp_path: Path, tokenizer: Tokenizer) -> None:
+    with pytest.raises(ConfigError, match="--overlap 200"):
+        preprocess_folder(tiny_run.examples, tmp_path / "out", Rules(tokenizer, 256, overlap=200))
+    with pytest.raises(DataError, match="no such file"):
+        preprocess_folder(tmp_path / "nothing", tmp_path / "out", Rules(tokenizer, 256))
+    assert not (tmp_path / "out").exists()
+
+
 def test_analysis_writes_nothing_and_finds_the_same(tiny_run: RunDir, tmp_path: Path, tokenizer: Tokenizer) -> None:
     found = preprocess_folder(tiny_run.examples, tmp_path / "out", Rules(tokenizer, 256), analyze_only=True)
     assert not (tmp_path / "out").exists()
@@ -218,6 +226,15 @@ def test_training_splits_anew_what_was_preprocessed_otherwise(home: Path, change
     chunks(run, run.current_config())
     strategy = json.loads((run.chunks(run.current_config().max_seq_length) / "stats.json").read_text())["strategy"]
     assert strategy == change.get("strategy", "auto")
+
+
+def test_the_bad_lines_of_a_run_s_own_data_are_in_its_statistics(home: Path, caplog: pytest.LogCaptureFixture) -> None:
+    written(home / "mine" / "train.jsonl", "oops\n", LINES["alpaca"])
+    run = new_run(home, home / "mine")
+    chunks(run, run.current_config())
+    found = {"train.jsonl": {"lines": 1, "first": ["line 1: not valid JSON"]}}
+    assert json.loads(run.stats_file.read_text())["passed_over"] == found
+    assert "train.jsonl line 1: not valid JSON" in caplog.text
 
 
 def test_a_run_remembers_the_digests_of_its_data(home: Path) -> None:
