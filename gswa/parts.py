@@ -14,7 +14,7 @@ from gswa.aligned import Aligned, aligned
 from gswa.config import Strategy
 from gswa.dataset import Lengths, Tokenizer, check_renders, lengths
 from gswa.errors import ConfigError, DataError
-from gswa.formats import TEXT_KIND
+from gswa.forms import TEXT_KIND
 from gswa.lengths import Divided
 from gswa.measure import Measured, word_counts
 from gswa.passages import CONTINUE_KIND

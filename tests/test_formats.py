@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from gswa import formats
 from gswa.errors import DataError
 from gswa.examples import prepare
-from gswa.formats import FAULTS_SHOWN, FORMS, OWN, TEXT_KIND, WRITE, as_line, file_form, form_of, parse_example, read_examples
+from gswa.formats import FAULTS_SHOWN, OWN, as_line, file_form, parse_example, read_examples
+from gswa.forms import FORMS, TEXT_KIND, WRITE, form_of
 from gswa.records import Block, Chunk, Document, Message
 
 GOOD = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]}
