@@ -49,6 +49,14 @@ def test_without_the_package_the_chunks_stay(monkeypatch):
     assert fused.chosen(model) == fused.CHUNKED
 
 
+def test_rows_without_a_target_have_no_loss_either_way():
+    hidden, targets = torch.ones(0, 8, requires_grad=True), torch.ones(0, dtype=torch.long)
+    loss = fused.fused(hidden, torch.ones(50, 8), targets, 5)
+    assert loss == chunked(hidden, torch.ones(50, 8), targets, 5) == 0
+    loss.backward()
+    assert hidden.grad.shape == (0, 8)
+
+
 def test_a_faster_loss_that_is_the_same_is_taken_and_both_times_are_told(monkeypatch):
     model = random_model(50, 8)
     monkeypatch.setattr(fused, "chunked", slow)

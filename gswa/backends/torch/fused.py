@@ -18,7 +18,9 @@ CLOSE = 0.03  # bf16 and fp16, of the largest gradient; the losses differ by a t
 
 
 def fused(hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, divisor: Any) -> torch.Tensor:
-    """As `chunked`. Its logits take about as much memory as `hidden`."""
+    """As `chunked`. Its logits take once to twice the memory of `hidden`, so that they grow with the targets; a row of them at least."""
+    if not len(targets):
+        return chunked(hidden, head, targets, divisor)  # Liger divides by the number of targets
     from liger_kernel.ops import LigerFusedLinearCrossEntropyFunction
 
     smoothing = z_loss = 0.0
