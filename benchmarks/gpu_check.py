@@ -9,6 +9,7 @@ the shapes of Qwen2.5 1.5B and 7B: what memory was predicted and measured, and h
 where a check failed, and 3 without a GPU.
 """
 
+import argparse
 import json
 import os
 import sys
@@ -137,6 +138,7 @@ def said(name: str, check: Callable[[], dict[str, Any]]) -> bool:
 
 
 def main() -> int:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     found = hardware.probe()
     if found.device != "cuda":
         print(json.dumps({"check": "gpu", "ok": False, "error": "no NVIDIA GPU that the installed torch can use", **machine()}))

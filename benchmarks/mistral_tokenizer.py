@@ -3,12 +3,10 @@
 python mistral_tokenizer.py FOLDER        in an environment with mistral-common, sentencepiece, protobuf, tokenizers
 """
 
+import argparse
 import json
-import sys
 from pathlib import Path
 
-import mistral_common
-from sentencepiece import sentencepiece_model_pb2 as sentencepiece
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 MODEL = "mistral_instruct_tokenizer_240323.model.v3"
@@ -30,6 +28,9 @@ def merges(vocabulary: dict[str, int], scores: list[float]) -> list[tuple[str, s
 
 
 def main(folder: Path) -> None:
+    import mistral_common
+    from sentencepiece import sentencepiece_model_pb2 as sentencepiece
+
     content = sentencepiece.ModelProto()
     content.ParseFromString((Path(mistral_common.__file__).parent / "data" / MODEL).read_bytes())
     vocabulary = {piece.piece: number for number, piece in enumerate(content.pieces)}
@@ -48,4 +49,6 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    main(parser.parse_args().folder)

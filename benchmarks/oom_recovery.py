@@ -6,6 +6,7 @@ Prints one JSON line; seconds, medians of the repetitions. The plain restart is 
 new interpreter, its imports, the model, one step.
 """
 
+import argparse
 import json
 import statistics
 import subprocess
@@ -93,6 +94,7 @@ def plain_restart(folder: Path) -> float:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         recovery(Path(folder))  # starts the preload server, as the first attempt of a run does
         through_server = [recovery(Path(folder)) for _ in range(REPETITIONS)]

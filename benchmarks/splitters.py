@@ -6,9 +6,9 @@ CONTESTANT is semantic-text-splitter, langchain, a chunker of chonkie, or gswa:S
 environment is needed. Seconds are of CPU and one thread; each repeat times the tokenizer's encode_batch of the same texts too.
 """
 
+import argparse
 import json
 import os
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -80,12 +80,12 @@ def timed(work: Callable[[], object]) -> tuple[float, object]:
     return time.process_time() - began, done
 
 
-def main(name: str, folder: str, texts_file: str, out: str, capacity: str, repeats: str) -> None:
+def main(name: str, folder: str, texts_file: str, out: str, capacity: int, repeats: int) -> None:
     texts = json.loads(Path(texts_file).read_text(encoding="utf-8"))
     tokenizer = Tokenizer.from_file(f"{folder}/tokenizer.json")
-    split = contestant(name, folder, Tokenizer.from_file(f"{folder}/tokenizer.json"), int(capacity))
+    split = contestant(name, folder, Tokenizer.from_file(f"{folder}/tokenizer.json"), capacity)
     encoding, splitting, pieces = [], [], []
-    for _ in range(int(repeats)):
+    for _ in range(repeats):
         seconds, _encoded = timed(lambda: len(tokenizer.encode_batch(texts, add_special_tokens=False)))
         encoding.append(seconds)
         seconds, pieces = timed(lambda: split(texts))
@@ -95,4 +95,9 @@ def main(name: str, folder: str, texts_file: str, out: str, capacity: str, repea
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for argument in ("name", "folder", "texts_file", "out"):
+        parser.add_argument(argument)
+    for argument in ("capacity", "repeats"):
+        parser.add_argument(argument, type=int)
+    main(**vars(parser.parse_args()))

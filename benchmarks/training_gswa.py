@@ -3,8 +3,8 @@
 python training_gswa.py JOB.json
 """
 
+import argparse
 import json
-import sys
 from pathlib import Path
 
 from gswa import attempt
@@ -37,4 +37,6 @@ def main(job: dict[str, str | int | float]) -> None:
 
 
 if __name__ == "__main__":
-    main(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("job", type=Path)
+    main(json.loads(parser.parse_args().job.read_text(encoding="utf-8")))

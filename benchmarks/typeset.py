@@ -115,14 +115,14 @@ def _escaped(text: str) -> str:
 
 
 def main() -> None:
-    import typst
-
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--truth", type=Path, default=TRUTH)
     parser.add_argument("--paragraphs", type=int)
     parser.add_argument("--layouts", nargs="*", default=list(LAYOUTS), choices=list(LAYOUTS))
     asked = parser.parse_args()
+    import typst
+
     truth = json.loads(asked.truth.read_text(encoding="utf-8"))
     ends = [at for at, block in enumerate(truth["blocks"]) if block["kind"] == "p"][: asked.paragraphs]
     truth["blocks"] = [block for block in truth["blocks"][: ends[-1] + 1] if block["kind"] in ("title", "h", "p")]
