@@ -10,7 +10,10 @@ installing is not. One JSON line per trainer:
     mfu                the same by the weights of the blocks (4 FLOP per weight and token), as a share of what this machine's matrix
                        products reach in this number format; the head is left out, since some multiply it with target tokens only,
                        and one with a cut vocabulary
-    cold_start_s       from the start of the command to the end of the first step; cold_start_cpu_s: CPU of the training process
+    cold_start_s       from the start of the command to the end of the first step; GSWA's command is the attempt as the flow makes it
+                       (training_gswa.py), not the whole flow
+    cold_start_cpu_s   of the training process alone: GSWA's is forked from a process that has imported the libraries, whose seconds
+                       are not in it, so that only cold_start_s compares the starts
     peak_rss_mb        of the training process; above_imports_mb: beyond what it held before it made the model
     held_out_loss      of the adapter, by one evaluation for all (held_out.py); the base's stands in `base_loss`
 """
