@@ -15,8 +15,9 @@ from gswa.sentences import paragraph_starts, sentence_starts
 from gswa.tokens import Flags, Ints, Line, Tokenizer, encode, special_marks
 
 LONG = 32  # characters
-_PIECE = re.compile(r"[!-~]{1,24}|[^。！？]{1,6}[。！？]*|[。！？]+", re.DOTALL)  # short where a character may be several tokens
-GLUED = "\ufdd0"  # before a piece of a longer word: no space stands before it
+_PIECE = re.compile(r"\s{1,64}|[!-~]{1,24}|[^。！？]{1,6}[。！？]{0,6}|[。！？]{1,6}", re.DOTALL)  # short where a character may be several tokens
+GLUED, LIKE_IT = "\ufdd0", "\ufdd1"  # before a piece of a longer word: no space stands before it. Where a text has it, another counts for it
+_LAST_SPACE = re.compile(" (?! )")
 MEMORY = 400_000  # words; some 60 MB
 
 
@@ -37,9 +38,13 @@ class Measured:
         return int(self.tokens[-1])
 
     @cached_property
+    def paragraphs(self) -> Ints:
+        return np.array(paragraph_starts(self.text), dtype=np.int64)
+
+    @cached_property
     def sentences(self) -> Ints:
         """Where sentences start, the text's own start among them; a heading without a full stop ends at its blank line."""
-        return np.array(sorted({0, *sentence_starts(self.text), *paragraph_starts(self.text)}), dtype=np.int64)
+        return np.unique(np.concatenate([[0], sentence_starts(self.text), self.paragraphs]).astype(np.int64))
 
     def before(self, positions: Ints) -> Ints:
         """Tokens before each position. A word goes with the space before it, so at a word's first letter it is still to come."""
@@ -58,6 +63,8 @@ class WordCounts:
         return measured(text, found // 2 % _PACK, found // 2 // _PACK, found % 2 == 1)
 
     def _look_up(self, words: list[str]) -> Ints:
+        if len(self.known) > MEMORY:
+            self.known.clear()
         found = list(map(self.known.get, words))
         if None in found:
             self._learn(list(dict.fromkeys(word for word, number in zip(words, found, strict=True) if number is None)))
@@ -66,8 +73,6 @@ class WordCounts:
 
     def _learn(self, words: list[str]) -> None:
         """All of them in one encode, in which each token counts for the word it ends in."""
-        if len(self.known) > MEMORY:
-            self.known.clear()
         spelled = [word if word[:1] == "\n" else word[1:] if word[:1] == GLUED else f" {word}" for word in words]
         lengths = np.array(list(map(len, spelled)), dtype=np.int64)
         line = Line(text := "".join(spelled), special_marks(self.tokenizer, text))
@@ -83,8 +88,12 @@ _PACK = 2**16  # above the length of every piece
 
 
 def _words(text: str) -> list[str]:
-    """The text at its spaces and before its line ends; a space goes with the word after it, and is not in it."""
-    words = f"{GLUED}{text}".replace("\n", " \n").split(" ")
+    """The text at its spaces and before its line ends; a space goes with the word after it, and is not in it.
+
+    Of several spaces the last one goes with the word after them, and line ends stay together, as tokenizers take them.
+    """
+    spread = f"{GLUED}{text.replace(GLUED, LIKE_IT)}".replace("\n", " \n").replace("\n \n", "\n\n").replace("\n \n", "\n\n")
+    words = _LAST_SPACE.split(spread) if "  " in spread else spread.split(" ")
     lengths = np.array(list(map(len, words)))
     for place in np.flatnonzero(lengths > LONG)[::-1].tolist():
         words[place : place + 1] = _pieces(words[place])

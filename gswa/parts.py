@@ -26,7 +26,6 @@ OPEN = "Write the opening of a text."
 NEXT = "Go on in the same way with the next part of the text."
 CONTEXT_SHARE = 40  # a later part may spend one token in so many on the text before it
 CONTEXT = 12  # tokens, where that share is less
-LEAST_CONTEXT = 4  # where more would cost a chunk more
 CHARACTERS_AT_ONCE = 1_000_000  # of examples that are counted together
 
 EMPTY = "the answer is empty"
@@ -49,6 +48,11 @@ class Rules(NamedTuple):
         """Tokens that a later part may spend on the text before it."""
         return max(CONTEXT, self.max_tokens // CONTEXT_SHARE, self.overlap)
 
+    @property
+    def least_context(self) -> int:
+        """Where more would cost a part more: half, but never less than `overlap`."""
+        return max(self.context // 2, self.overlap)
+
     def measure(self, text: str) -> Measured:
         return word_counts(self.tokenizer).measure(text)
 
@@ -70,9 +74,11 @@ def divide_span(example: Example, span: Span, rules: Rules) -> Divided:
     if start > 0:
         (context,) = _contexts(rules.measure(example.target), [start], rules.context)
         prompt = _continuation(example, context)
-    piece = example.model_copy(update={"messages": _answered(prompt, example.target[start:end])})
+    kind = CONTINUE_KIND if start > 0 else example.kind
+    piece = example.model_copy(update={"messages": _answered(prompt, example.target[start:end]), "kind": kind})
     (divided,) = _together([_division(piece, rules)], rules)
-    moved = tuple(chunk.model_copy(update={"span": (chunk.span[0] + start, chunk.span[1] + start)}) for chunk in divided.chunks)
+    own = [{"span": (chunk.span[0] + start, chunk.span[1] + start), "kind": example.kind} for chunk in divided.chunks]
+    moved = tuple(chunk.model_copy(update=update) for chunk, update in zip(divided.chunks, own, strict=True))
     return Divided(example=example, tokens=divided.tokens, chunks=moved, reason=divided.reason)
 
 
@@ -183,7 +189,7 @@ def _split(example: Example, text: Measured, used: int, rules: Rules) -> Generat
         return ((), LONG_PROMPT) if pairs is None else (yield from _split_pairs(example, pairs, rules))
     prompt, taken = fitting
     (later,) = yield [_answered(_continuation(example, "."), ".")]
-    budget = Budget(rules.max_tokens - taken, rules.max_tokens - later.tokens + 2, rules.context, rules.overlap or LEAST_CONTEXT)
+    budget = Budget(rules.max_tokens - taken, rules.max_tokens - later.tokens + 2, rules.context, rules.least_context)
     while found := plan(text, budget, rules.strategy):
         spans, before = found
         contexts = _contexts(text, [end for _, end in spans[:-1]], before)

@@ -11,7 +11,6 @@ import numpy as np
 
 from gswa.config import Strategy
 from gswa.measure import Measured
-from gswa.sentences import paragraph_starts
 from gswa.tokens import Ints
 
 Span: TypeAlias = tuple[int, int]
@@ -30,8 +29,8 @@ NEAREST = 32  # cuts that are weighed against each other at each place where a c
 
 
 class Budget(NamedTuple):
-    """Tokens of text for the first chunk, and for each later one together with the text before it: `context` tokens of that, or,
-    where so many would cost a chunk more, fewer, down to `least`."""
+    """Tokens of text for the first chunk, and for each later one together with the text before it: `context` tokens of that, or
+    `least` where more would cost a chunk more."""
 
     first: int
     rest: int
@@ -63,16 +62,13 @@ def plan(text: Measured, budget: Budget, strategy: Strategy) -> Plan | None:
     """
     if budget.first < 1:
         return None
-    found = _fullest(text, budget, budget.least, strategy)
+    context, found = budget.context, _fullest(text, budget, budget.context, strategy)
+    if budget.least < context:
+        less = _fullest(text, budget, budget.least, strategy)
+        if less is not None and (found is None or len(less.farthest) < len(found.farthest)):
+            context, found = budget.least, less
     if found is None:
         return None
-    context, fewest = budget.context, len(found.farthest)
-    while context > budget.least:
-        more = _fullest(text, budget, context, strategy)
-        if more is not None and len(more.farthest) == fewest:
-            found = more
-            break
-        context = max(context // 2, budget.least)
     edges = found.cuts.positions[_evenest(*found, budget)].tolist()
     spans = (trimmed(text.text, *pair) for pair in pairwise(edges))
     return Plan([span for span in spans if span[0] < span[1]], context)
@@ -113,7 +109,7 @@ def _cuts_at(text: Measured, budget: Budget, context: int, positions: Ints, pena
 
 def _positions(text: Measured, kind: str) -> Ints:
     if kind == "paragraph":
-        return np.array(paragraph_starts(text.text), dtype=np.int64)
+        return text.paragraphs
     if kind == "sentence":
         return text.sentences
     inner: Ints = text.ends[1:-1][text.spaced[1:] == (kind == "word")]
@@ -121,17 +117,19 @@ def _positions(text: Measured, kind: str) -> Ints:
 
 
 def context_starts(text: Measured, positions: Ints, tokens: int) -> Ints:
-    """Where the last whole sentences before each position start that take at most `tokens` tokens; else the last words that do.
+    """Where the last whole sentences before each position start that take at most `tokens` tokens and at least half as many; else
+    the last words that do.
 
     Where even the last word takes more, as a piece of a text without spaces may, it alone.
     """
-    lowest = text.before(positions) - tokens
+    here = text.before(positions)
+    lowest = here - tokens
     first = np.searchsorted(text.tokens, lowest, side="left")
     if tokens:
         first = np.minimum(first, np.maximum(np.searchsorted(text.ends, positions, side="left") - 1, 0))
     words = text.ends[first]
     following = np.append(text.sentences, len(text.text))[np.searchsorted(text.sentences, words, side="left")]
-    return np.where(following < positions, following, words)
+    return np.where(here - text.before(following) >= tokens / 2, following, words)
 
 
 # -- where it is cut ---------------------------------------------------------------------------------------------------------
