@@ -15,8 +15,13 @@ from gswa.sentences import paragraph_starts, sentence_starts
 from gswa.tokens import Flags, Ints, Line, Tokenizer, encode, special_marks
 
 LONG = 32  # characters
-_PIECE = re.compile(r"\s{1,64}|[!-~]{1,24}|[^。！？]{1,6}[。！？]{0,6}|[。！？]{1,6}", re.DOTALL)  # short where a character may be several tokens
-GLUED, LIKE_IT = "\ufdd0", "\ufdd1"  # before a piece of a longer word: no space stands before it. Where a text has it, another counts for it
+_PIECE = re.compile(
+    r"\s{1,64}|[!-~]{1,24}|[^。！？]{1,6}[。！？]{0,6}|[。！？]{1,6}", re.DOTALL
+)  # short where a character may be several tokens
+GLUED, LIKE_IT = (
+    "\ufdd0",
+    "\ufdd1",
+)  # before a piece of a longer word: no space stands before it. Where a text has it, another counts for it
 _LAST_SPACE = re.compile(" (?! )")
 MEMORY = 400_000  # words; some 60 MB
 

@@ -6,6 +6,7 @@ of its paragraphs has its own in the answer, both are cut at the same paragraphs
 """
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -20,12 +21,14 @@ from gswa.measure import Measured, word_counts
 from gswa.passages import CONTINUE_KIND
 from gswa.records import Chunk, Example, Message
 from gswa.spans import Budget, Span, context_starts, plan
+from gswa.tokens import Line, encode, special_marks
 
 CONTINUE = "Continue the text from where this part of it ends."
 OPEN = "Write the opening of a text."
 NEXT = "Go on in the same way with the next part of the text."
 CONTEXT_SHARE = 40  # a later part may spend one token in so many on the text before it
 CONTEXT = 12  # tokens, where that share is less
+BORDER = 32  # characters beside a cut in which its word begins or ends
 CHARACTERS_AT_ONCE = 1_000_000  # of examples that are counted together
 
 EMPTY = "the answer is empty"
@@ -33,6 +36,7 @@ LONG_PROMPT = "the prompt leaves less than a quarter of the limit for the answer
 NO_ROOM = "no cut keeps the answer under the limit"
 
 Chat: TypeAlias = tuple[Message, ...]
+ASKED: Chat = (Message(role="user", content="."),)
 
 
 class Rules(NamedTuple):
@@ -159,14 +163,51 @@ def _divide(example: Example, rules: Rules) -> Division:
             return Divided(example=example, tokens=whole.tokens, chunks=(_chunk(example, example.messages, whole),))
     text = text or rules.measure(example.target)
     (prompt,) = yield [_answered(example.messages[:-1], ".")]
-    tokens = prompt.tokens - 1 + text.total  # of a long text the words' counts together are its own, to one in ten thousand
     chunks, reason = yield from _split(example, text, prompt.tokens - 1, rules)
-    if tokens <= rules.max_tokens or not chunks:
+    tokens = (yield from _whole(example, prompt, chunks, rules)) if chunks else 0
+    if tokens <= rules.max_tokens:
         (whole,) = yield [example.messages]
         tokens = whole.tokens
         if tokens <= rules.max_tokens:
             chunks, reason = (_chunk(example, example.messages, whole),), ""
     return Divided(example=example, tokens=tokens, chunks=chunks, reason=reason)
+
+
+def _whole(example: Example, prompt: Lengths, chunks: Sequence[Chunk], rules: Rules) -> Generator[Sequence[Chat], list[Lengths], int]:
+    """Tokens of the whole chat, without encoding it: those of the parts, which were counted, and what each cut changed, which the words
+    around it tell. `prompt` is the same chat with "." for its answer, and that is one token."""
+    spans, text = [chunk.span for chunk in chunks], example.target
+    joints, edges = list(_joints(text, spans)), _edges(text, spans[0][0], spans[-1][1])
+    counted = yield [_answered(ASKED, piece) for piece in (*edges, *(joint.after for joint in joints))]
+    sizes = [length.target_tokens for length in counted]
+    wider = sum(sizes[: len(edges) : 2]) - sum(sizes[1 : len(edges) : 2])
+    lines = [Line(piece, special_marks(rules.tokenizer, piece)) for joint in joints for piece in (joint.whole, joint.before)]
+    encode(rules.tokenizer, lines)
+    joined = sum(len(line.ids) for line in lines[::2]) - sum(len(line.ids) for line in lines[1::2]) - sum(sizes[len(edges) :])
+    parts = sum(chunk.target_tokens for chunk in chunks) - (prompt.target_tokens - 1)
+    return prompt.tokens - 1 + parts + joined + wider
+
+
+class Joint(NamedTuple):
+    """The words around a cut with what lies between them, and those before and those after it alone."""
+
+    whole: str
+    before: str
+    after: str
+
+
+def _edges(text: str, start: int, end: int) -> list[str]:
+    """Pairs of a text's first and of its last word, with and without the white space that no part has; none where there is none."""
+    first, last = text[start : start + BORDER].partition(" ")[0], text[max(start, end - BORDER) : end].rpartition(" ")[2]
+    pairs = [(text[:start] + first, first)] * (start > 0) + [(last + text[end:], last)] * (end < len(text))
+    return [piece for pair in pairs for piece in pair]
+
+
+def _joints(text: str, spans: Sequence[Span]) -> Iterator[Joint]:
+    for (start, end), (after, stop) in pairwise(spans):
+        left, right = text.rfind(" ", max(start, end - BORDER), end), text.find(" ", after + 1, min(stop, after + BORDER))
+        left, right = max(left, start, end - BORDER), min(stop, after + BORDER) if right < 0 else right
+        yield Joint(text[left:right], text[left:end], text[after:right])
 
 
 def _is_short(example: Example, rules: Rules) -> bool:

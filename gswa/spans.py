@@ -166,7 +166,7 @@ def _evenest(cuts: Cuts, farthest: list[int], budget: Budget) -> list[int]:
     for before, here in pairwise(layers):
         held = cuts.tokens[here] - cuts.tokens[before][:, None]
         room = cuts.room[before][:, None]
-        ways = np.where((held > 0) & (held <= room), cost[:, None] + (held / room) ** 2, np.inf)
+        ways = np.where((held > 0) & (held <= room), cost[:, None] + (held / np.maximum(room, 1)) ** 2, np.inf)
         best = np.argmin(ways, axis=0)
         cost = ways[best, np.arange(len(here))] + cuts.penalties[here]
         back.append(best)
