@@ -7,6 +7,7 @@ mask       ................................................................+++++
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -83,6 +84,28 @@ def lengths(tokenizer: Tokenizer, chats: Iterable[Sequence[Message]]) -> Iterato
 def check_renders(tokenizer: Tokenizer, messages: Sequence[Message]) -> None:
     """Raises DataError where `render` would."""
     _rendered(tokenizer, messages)
+
+
+class Border(NamedTuple):
+    """What the chat template puts right before an answer, from its last special token on, the tokens of that which are not the answer's,
+    and those that end an answer. No more of a chat than this can change how an answer's words become tokens."""
+
+    text: str
+    tokens: int
+    closing: int
+
+
+@lru_cache(maxsize=8)
+def border(tokenizer: Tokenizer) -> Border:
+    asked, answer = Message(role="user", content="."), Message(role="assistant", content=".")
+    prompt, whole = _template(tokenizer, _turns([asked]), prompt=True), _template(tokenizer, _turns([asked, answer]))
+    start = max(special_marks(tokenizer, prompt), default=1) - 1
+    text = whole[start : whole.index(answer.content, len(prompt))]  # some put a space before the answer
+    lines = Line(prompt[start:]), Line(text + answer.content)
+    encode(tokenizer, lines)
+    bare, said = (len(line.ids) for line in lines)
+    (counted,) = lengths(tokenizer, [(asked, answer)])
+    return Border(text, bare, counted.target_tokens - (said - bare))
 
 
 def render_prompt(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from gswa.aligned import Aligned, aligned
 from gswa.config import Strategy
-from gswa.dataset import Lengths, Tokenizer, check_renders, lengths
+from gswa.dataset import Lengths, Tokenizer, border, check_renders, lengths
 from gswa.errors import ConfigError, DataError
 from gswa.forms import TEXT_KIND
 from gswa.lengths import Divided
@@ -177,15 +177,15 @@ def _whole(example: Example, prompt: Lengths, chunks: Sequence[Chunk], rules: Ru
     """Tokens of the whole chat, without encoding it: those of the parts, which were counted, and what each cut changed, which the words
     around it tell. `prompt` is the same chat with "." for its answer, and that is one token."""
     spans, text = [chunk.span for chunk in chunks], example.target
-    joints, edges = list(_joints(text, spans)), _edges(text, spans[0][0], spans[-1][1])
-    counted = yield [_answered(ASKED, piece) for piece in (*edges, *(joint.after for joint in joints))]
-    sizes = [length.target_tokens for length in counted]
-    wider = sum(sizes[: len(edges) : 2]) - sum(sizes[1 : len(edges) : 2])
-    lines = [Line(piece, special_marks(rules.tokenizer, piece)) for joint in joints for piece in (joint.whole, joint.before)]
-    encode(rules.tokenizer, lines)
-    joined = sum(len(line.ids) for line in lines[::2]) - sum(len(line.ids) for line in lines[1::2]) - sum(sizes[len(edges) :])
+    joints, edges, before = list(_joints(text, spans)), _edges(text, spans[0][0], spans[-1][1]), border(rules.tokenizer)
+    sizes = [length.tokens for length in (yield [_answered(ASKED, piece) for piece in edges])]
+    wider = sum(sizes[::2]) - sum(sizes[1::2])
+    lines = [_line(piece, rules.tokenizer) for joint in joints for piece in (joint.whole, joint.before)]
+    afters = [_line(before.text, rules.tokenizer, joint.after) for joint in joints]
+    encode(rules.tokenizer, [*lines, *afters])
+    joined = sum(len(line.ids) for line in lines[::2]) - sum(len(line.ids) for line in (*lines[1::2], *afters))
     parts = sum(chunk.target_tokens for chunk in chunks) - (prompt.target_tokens - 1)
-    return prompt.tokens - 1 + parts + joined + wider
+    return prompt.tokens - 1 + parts + joined + wider + len(joints) * (before.tokens - before.closing)
 
 
 class Joint(NamedTuple):
@@ -194,6 +194,11 @@ class Joint(NamedTuple):
     whole: str
     before: str
     after: str
+
+
+def _line(text: str, tokenizer: Tokenizer, more: str = "") -> Line:
+    """What looks like a special token in `more`, or without it in all of the text, stays text."""
+    return Line(text + more, special_marks(tokenizer, text + more, len(text) if more else 0))
 
 
 def _edges(text: str, start: int, end: int) -> list[str]:

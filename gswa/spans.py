@@ -63,7 +63,7 @@ def plan(text: Measured, budget: Budget, strategy: Strategy) -> Plan | None:
     if budget.first < 1:
         return None
     context, found = budget.context, _fullest(text, budget, budget.context, strategy)
-    if budget.least < context:
+    if budget.least < context and (found is None or len(found.farthest) - 1 > _fewest(text, budget)):
         less = _fullest(text, budget, budget.least, strategy)
         if less is not None and (found is None or len(less.farthest) < len(found.farthest)):
             context, found = budget.least, less
@@ -72,6 +72,12 @@ def plan(text: Measured, budget: Budget, strategy: Strategy) -> Plan | None:
     edges = found.cuts.positions[_evenest(*found, budget)].tolist()
     spans = (trimmed(text.text, *pair) for pair in pairwise(edges))
     return Plan([span for span in spans if span[0] < span[1]], context)
+
+
+def _fewest(text: Measured, budget: Budget) -> int:
+    """Chunks that no way goes below: the text before each later one takes half of `least` or more."""
+    left = max(0, text.total - budget.first)
+    return 1 + -(-left // max(1, budget.rest - budget.least // 2))
 
 
 def trimmed(text: str, start: int, end: int) -> Span:
