@@ -97,15 +97,12 @@ class Border(NamedTuple):
 
 @lru_cache(maxsize=8)
 def border(tokenizer: Tokenizer) -> Border:
-    asked, answer = Message(role="user", content="."), Message(role="assistant", content=".")
-    prompt, whole = _template(tokenizer, _turns([asked]), prompt=True), _template(tokenizer, _turns([asked, answer]))
-    start = max(special_marks(tokenizer, prompt), default=1) - 1
-    text = whole[start : whole.index(answer.content, len(prompt))]  # some put a space before the answer
-    lines = Line(prompt[start:]), Line(text + answer.content)
+    before, gap = _opening(tokenizer) or ("", "")
+    lines = Line(before), Line(f"{before}{gap}.")
     encode(tokenizer, lines)
     bare, said = (len(line.ids) for line in lines)
-    (counted,) = lengths(tokenizer, [(asked, answer)])
-    return Border(text, bare, counted.target_tokens - (said - bare))
+    (counted,) = lengths(tokenizer, [(Message(role="user", content="."), Message(role="assistant", content="."))])
+    return Border(before + gap, bare, counted.target_tokens - (said - bare))
 
 
 def render_prompt(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
@@ -137,14 +134,40 @@ def _rendered(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[Line, 
     answers = []
     for i, message in enumerate(messages):
         if message.role == "assistant":
-            before = _template(tokenizer, chat[:i], prompt=True)
-            after = (text if i == len(chat) - 1 else _template(tokenizer, chat[: i + 1])).rstrip()
+            last = i == len(chat) - 1
+            start = _last_answer(tokenizer, text, message.content) if last else None
+            before = _template(tokenizer, chat[:i], prompt=True) if start is None else text[:start]
+            after = (text if last else _template(tokenizer, chat[: i + 1])).rstrip()
             if not text.startswith(before) or not text.startswith(after):
                 raise DataError("the model's chat template rewrites earlier turns, so no loss mask is right for it; choose another model")
             if message.content.strip() not in after[len(before) :]:
                 raise DataError("the model's chat template leaves out or changes words of the answer")
             answers.append((len(before), len(after)))
     return Line(text, _marks(tokenizer, text, messages)), answers
+
+
+@lru_cache(maxsize=8)
+def _opening(tokenizer: Tokenizer) -> tuple[str, str] | None:
+    """What stands before an answer, from the last special token on, and what more the template puts between that and its first word.
+    None where a chat does not go on as its prompt ends."""
+    asked, answer = [{"role": "user", "content": "."}], {"role": "assistant", "content": "."}
+    try:
+        prompt, whole = _template(tokenizer, asked, prompt=True), _template(tokenizer, [*asked, answer])
+    except DataError:
+        return None
+    gap, said, _ = whole[len(prompt) :].partition(".")
+    before = prompt[max(special_marks(tokenizer, prompt), default=1) - 1 :]
+    return (before, gap) if said and before and not gap.strip() and whole.startswith(prompt) else None
+
+
+def _last_answer(tokenizer: Tokenizer, text: str, content: str) -> int | None:
+    """Where the answer at the end of a rendered chat begins, where its words tell: rendering the prompt alone takes as long as all."""
+    opening, words = _opening(tokenizer), content.strip()
+    if opening is None or not words:
+        return None
+    before, gap = opening
+    start = text.rfind(words) - len(gap)
+    return start if text.startswith(gap + words, start) and text.endswith(before, 0, start) else None
 
 
 def _marks(tokenizer: Tokenizer, text: str, messages: Sequence[Message]) -> list[int]:

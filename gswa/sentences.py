@@ -11,6 +11,7 @@ _SHORT_FORMS = """
 """
 _ABBREVIATIONS = frozenset(_SHORT_FORMS.split())
 _ENDINGS = frozenset(["al", "sp", "spp", "u.s", "u.k", "jan", "feb", "mar", "apr", "jun", "jul", "aug", "sep", "sept", "oct", "nov", "dec"])
+_LONG = 7  # letters: no short form has as many
 _LONGEST_ABBREVIATION = 20  # characters looked back for one
 
 
@@ -38,7 +39,7 @@ def _ends_sentence(text: str, match: re.Match[str]) -> bool:
     letter = text[following + 1] if first in _OPENING and following + 1 < len(text) else first
     if letter.islower() and "\n" not in match[1]:
         return False
-    return text[mark] != "." or not _is_abbreviation(text, mark, first, letter)
+    return text[mark] != "." or text[mark - _LONG : mark].isalpha() or not _is_abbreviation(text, mark, first, letter)
 
 
 def _is_abbreviation(text: str, dot: int, first: str, letter: str) -> bool:
