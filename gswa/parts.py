@@ -5,7 +5,8 @@ keeps the user's prompt, each later part is asked to continue the sentences befo
 of its paragraphs has its own in the answer, both are cut at the same paragraphs.
 """
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from functools import lru_cache, partial
 from itertools import pairwise
 from typing import NamedTuple, TypeAlias
 
@@ -164,7 +165,7 @@ def _divide(example: Example, rules: Rules) -> Division:
     text = text or rules.measure(example.target)
     (prompt,) = yield [_answered(example.messages[:-1], ".")]
     chunks, reason = yield from _split(example, text, prompt.tokens - 1, rules)
-    tokens = (yield from _whole(example, prompt, chunks, rules)) if chunks else 0
+    tokens = _whole(example, prompt, chunks, rules.tokenizer) if chunks else 0
     if tokens <= rules.max_tokens:
         (whole,) = yield [example.messages]
         tokens = whole.tokens
@@ -173,19 +174,29 @@ def _divide(example: Example, rules: Rules) -> Division:
     return Divided(example=example, tokens=tokens, chunks=chunks, reason=reason)
 
 
-def _whole(example: Example, prompt: Lengths, chunks: Sequence[Chunk], rules: Rules) -> Generator[Sequence[Chat], list[Lengths], int]:
+def _whole(example: Example, prompt: Lengths, chunks: Sequence[Chunk], tokenizer: Tokenizer) -> int:
     """Tokens of the whole chat, without encoding it: those of the parts, which were counted, and what each cut changed, which the words
     around it tell. `prompt` is the same chat with "." for its answer, and that is one token."""
     spans, text = [chunk.span for chunk in chunks], example.target
-    joints, edges, before = list(_joints(text, spans)), _edges(text, spans[0][0], spans[-1][1]), border(rules.tokenizer)
-    sizes = [length.tokens for length in (yield [_answered(ASKED, piece) for piece in edges])]
-    wider = sum(sizes[::2]) - sum(sizes[1::2])
-    lines = [_line(piece, rules.tokenizer) for joint in joints for piece in (joint.whole, joint.before)]
-    afters = [_line(before.text, rules.tokenizer, joint.after) for joint in joints]
-    encode(rules.tokenizer, [*lines, *afters])
+    joints, before = list(_joints(text, spans)), border(tokenizer)
+    marks: Callable[..., list[int]] = partial(special_marks, tokenizer) if special_marks(tokenizer, text) else lambda *_: []
+    lines = [Line(piece, marks(piece)) for joint in joints for piece in (joint.whole, joint.before)]
+    afters = [Line(before.text + joint.after, marks(before.text + joint.after, len(before.text))) for joint in joints]
+    encode(tokenizer, [*lines, *afters])
     joined = sum(len(line.ids) for line in lines[::2]) - sum(len(line.ids) for line in (*lines[1::2], *afters))
     parts = sum(chunk.target_tokens for chunk in chunks) - (prompt.target_tokens - 1)
-    return prompt.tokens - 1 + parts + joined + wider + len(joints) * (before.tokens - before.closing)
+    (start, _), (_, end) = spans[0], spans[-1]
+    edges = _wider(tokenizer, text[: start + 1], text[start]) + _wider(tokenizer, text[end - 1 :], text[end - 1])
+    return prompt.tokens - 1 + parts + joined + edges + len(joints) * (before.tokens - before.closing)
+
+
+@lru_cache(maxsize=256)
+def _wider(tokenizer: Tokenizer, with_space: str, without: str) -> int:
+    """Tokens that white space before or after an answer's words makes, which no part has."""
+    if with_space == without:
+        return 0
+    more, less = lengths(tokenizer, [_answered(ASKED, answer) for answer in (with_space, without)])
+    return more.tokens - less.tokens
 
 
 class Joint(NamedTuple):
@@ -194,18 +205,6 @@ class Joint(NamedTuple):
     whole: str
     before: str
     after: str
-
-
-def _line(text: str, tokenizer: Tokenizer, more: str = "") -> Line:
-    """What looks like a special token in `more`, or without it in all of the text, stays text."""
-    return Line(text + more, special_marks(tokenizer, text + more, len(text) if more else 0))
-
-
-def _edges(text: str, start: int, end: int) -> list[str]:
-    """Pairs of a text's first and of its last word, with and without the white space that no part has; none where there is none."""
-    first, last = text[start : start + BORDER].partition(" ")[0], text[max(start, end - BORDER) : end].rpartition(" ")[2]
-    pairs = [(text[:start] + first, first)] * (start > 0) + [(last + text[end:], last)] * (end < len(text))
-    return [piece for pair in pairs for piece in pair]
 
 
 def _joints(text: str, spans: Sequence[Span]) -> Iterator[Joint]:

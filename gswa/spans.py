@@ -64,7 +64,7 @@ def plan(text: Measured, budget: Budget, strategy: Strategy) -> Plan | None:
         return None
     context, found = budget.context, _fullest(text, budget, budget.context, strategy)
     if budget.least < context and (found is None or len(found.farthest) - 1 > _fewest(text, budget)):
-        less = _fullest(text, budget, budget.least, strategy)
+        less = _fullest(text, budget, budget.least, strategy, found and found.cuts)
         if less is not None and (found is None or len(less.farthest) < len(found.farthest)):
             context, found = budget.least, less
     if found is None:
@@ -144,11 +144,12 @@ class Fullest(NamedTuple):
     farthest: list[int]
 
 
-def _fullest(text: Measured, budget: Budget, context: int, strategy: Strategy) -> Fullest | None:
-    """With so much text before each later chunk; None where the budget does not hold it and a piece more."""
+def _fullest(text: Measured, budget: Budget, context: int, strategy: Strategy, cuts: Cuts | None = None) -> Fullest | None:
+    """With so much text before each later chunk; None where the budget does not hold it and a piece more. Cuts that do with more
+    text before do with less."""
     if budget.rest <= context:
         return None
-    cuts = _cuts(text, budget, context, LEVELS[strategy])
+    cuts = _cuts_at(text, budget, context, cuts.positions, cuts.penalties) if cuts else _cuts(text, budget, context, LEVELS[strategy])
     farthest = _farthest(cuts)
     return None if farthest is None else Fullest(cuts, farthest)
 
