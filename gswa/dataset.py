@@ -140,7 +140,7 @@ def _rendered(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[Line, 
             after = (text if last else _template(tokenizer, chat[: i + 1])).rstrip()
             if not text.startswith(before) or not text.startswith(after):
                 raise DataError("the model's chat template rewrites earlier turns, so no loss mask is right for it; choose another model")
-            if message.content.strip() not in after[len(before) :]:
+            if start is None and message.content.strip() not in after[len(before) :]:
                 raise DataError("the model's chat template leaves out or changes words of the answer")
             answers.append((len(before), len(after)))
     return Line(text, _marks(tokenizer, text, messages)), answers
@@ -175,9 +175,10 @@ def _marks(tokenizer: Tokenizer, text: str, messages: Sequence[Message]) -> list
 
     The words are found by rendering a mark in their stead: they might stand in the template's own text as well.
     """
-    marks, mark = [], free_mark(text)
+    marks: list[int] = []
     for i, message in enumerate(messages):
         if special_marks(tokenizer, message.content):
+            mark = free_mark(text)
             chat = _turns(messages[: i + 1])
             start = _template(tokenizer, [*chat[:i], {**chat[i], "content": mark}]).find(mark)
             content = next((c for c in (message.content, message.content.strip()) if text.startswith(c, start)), None)
