@@ -104,6 +104,7 @@ def evaluate(run: RunDir) -> None:
     Out of memory, it is tried again with smaller batches. With a single row too, the run completes without: its adapter is there.
     """
     config = run.current_config()
+    log.info("reading the adapter back, for its loss on test and for samples")
     try:
         run_child(job_for(run, config, action="evaluate", attempt=run.metadata().get("attempts", 1)))
     except OutOfMemory as error:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gswa.backends.base import has_backend, load_backend
-from gswa.basemodel import is_of_hub, resolve_model
+from gswa.basemodel import context_length, is_of_hub, resolve_model
 from gswa.config import BUILTIN_MODEL, Layer, RunConfig, RunRequest, Settled, read_config_file, resolve
 from gswa.disk import check_room, room_needed_gb
 from gswa.errors import ConfigError
@@ -30,12 +30,24 @@ def settle(request: RunRequest, hardware: Hardware, plan: Plan | None = None) ->
     if settled.origin["model_id"] == profile.origin and _out_of_reach(settled.config.model_id):
         profile = Layer(profile.origin, {**profile.values, "model_id": BUILTIN_MODEL})
         settled = _merged(profile, request, plan)
+    context = context_length(resolve_model(settled.config.model_id))  # unknown or incomplete: said now, not after the papers were read
+    if context is not None and settled.config.max_seq_length > context:
+        if asked(request, "max_seq_length") is not None:
+            raise ConfigError(_beyond(settled.config, context))
+        profile = Layer(f"{profile.origin}, as long as the model reads", {**profile.values, "max_seq_length": context})
+        settled = _merged(profile, request, plan)
     checkpointing = checkpointing_for(settled.config, hardware, Workspace(), request.memory_safe)
     if settled.origin["gradient_checkpointing"] == profile.origin and settled.config.gradient_checkpointing != checkpointing:
         profile = Layer(f"{profile.origin}, as predicted", {**profile.values, "gradient_checkpointing": checkpointing})
         settled = _merged(profile, request, plan)
-    resolve_model(settled.config.model_id)  # unknown or incomplete: said now, not after the papers were read
     return settled
+
+
+def _beyond(config: RunConfig, context: int) -> str:
+    return (
+        f"max_seq_length {config.max_seq_length}: {config.model_id} was made for {context} tokens at most; "
+        f"ask for {context} or less, or choose a model that reads more (--model)"
+    )
 
 
 def _merged(profile: Layer, request: RunRequest, plan: Plan | None) -> Settled:

@@ -55,6 +55,12 @@ def resolve_model(model_id: str, *, allow_download: bool = True, timeout: float 
     return _from_hub(model_id, hint, timeout)
 
 
+def context_length(folder: Path) -> int | None:
+    """Tokens that a base model was made to read at once; None where its config.json does not say."""
+    found = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("max_position_embeddings")
+    return found if isinstance(found, int) else None
+
+
 def is_of_hub(model_id: str) -> bool:
     """Whether other programs know the base by this name."""
     return model_id not in (BUILTIN_MODEL, smollm2.NAME) and not Path(model_id).expanduser().is_dir()
