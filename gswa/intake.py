@@ -41,8 +41,9 @@ def check(request: RunRequest) -> None:
         check_writable(workspace.parsed)
         check_writable(workspace.training)
     elif not (request.data / "train.jsonl").is_file():
+        is_file = "is a file" if request.data.is_file() else "has no train.jsonl"
         raise DataError(
-            f"{request.data / 'train.jsonl'}: no such file; --data takes a folder of train.jsonl, valid.jsonl and test.jsonl, "
+            f"{request.data}: {is_file}; --data takes a folder of train.jsonl, valid.jsonl and test.jsonl, "
             "as 'python -m gswa.train prepare' writes them"
         )
 

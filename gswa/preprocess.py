@@ -74,12 +74,25 @@ class _Source:
         return lambda split, chunk: as_line(chunk, forms[split])
 
 
+def _check_there(source: Path) -> None:
+    """Raises DataError where there is nothing to split."""
+    if source.is_file() or (source / "train.jsonl").is_file():
+        return
+    held = sorted(path.name for path in source.glob("*.jsonl"))
+    instead = (
+        f"there is {', '.join(held[:5])}: name the file itself" if held else "'python -m gswa.train prepare' writes it from the papers"
+    )
+    missing = source / "train.jsonl" if source.is_dir() or not source.suffix else source
+    raise DataError(f"{missing}: no such file; --input takes a JSONL file, or a folder with train.jsonl; {instead}")
+
+
 def preprocess_folder(source: Path, output: Path, rules: Rules, analyze_only: bool = False) -> PreprocessStats:
     """Split the examples of a folder, or of one JSONL file, into a folder of chunks; `analyze_only` counts and writes nothing.
 
     Chunks of the same data, tokenizer and settings are kept. Raises DataError rather than write over files not made here.
     """
     examples = _Source(source)
+    _check_there(source)
     split_examples(examples.read("train"), rules)  # a missing file or an overlap that is refused leaves nothing behind
     if analyze_only:
         stats = stats_of(analyze(examples.read, rules), rules)

@@ -56,6 +56,14 @@ def test_what_is_refused_leaves_no_folder_behind(tiny_run: RunDir, tmp_path: Pat
     assert not (tmp_path / "out").exists()
 
 
+def test_a_folder_without_train_jsonl_is_told_what_it_holds_instead(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    (tmp_path / "papers.jsonl").touch()
+    with pytest.raises(DataError, match=r"train\.jsonl: no such file; .* there is papers\.jsonl: name the file itself"):
+        preprocess_folder(tmp_path, tmp_path / "out", Rules(tokenizer, 256))
+    with pytest.raises(DataError, match=r"nothing\.jsonl: no such file"):
+        preprocess_folder(tmp_path / "nothing.jsonl", tmp_path / "out", Rules(tokenizer, 256))
+
+
 def test_analysis_writes_nothing_and_finds_the_same(tiny_run: RunDir, tmp_path: Path, tokenizer: Tokenizer) -> None:
     found = preprocess_folder(tiny_run.examples, tmp_path / "out", Rules(tokenizer, 256), analyze_only=True)
     assert not (tmp_path / "out").exists()
