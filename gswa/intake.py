@@ -4,8 +4,11 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Iterable
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from gswa import examples, hardware, settle
 from gswa.chunking import data_digests
@@ -21,7 +24,7 @@ from gswa.files import write_json, write_lines
 from gswa.formats import Faults, read_examples
 from gswa.pairs import PairsReport, make_pairs, plain_sides, survey, write_pairs
 from gswa.recipe import Recipe, read_recipe
-from gswa.records import SPLITS
+from gswa.records import HELD_OUT, SPLITS
 from gswa.rundir import RunDir
 from gswa.workspace import Workspace
 from gswa.writers import BaseWriter, ServerWriter, Writer
@@ -41,10 +44,9 @@ def check(request: RunRequest) -> None:
         check_writable(workspace.parsed)
         check_writable(workspace.training)
     elif not (request.data / "train.jsonl").is_file():
-        is_file = "is a file" if request.data.is_file() else "has no train.jsonl"
+        missing = f"{request.data}: is a file" if request.data.is_file() else f"{request.data / 'train.jsonl'}: no such file"
         raise DataError(
-            f"{request.data}: {is_file}; --data takes a folder of train.jsonl, valid.jsonl and test.jsonl, "
-            "as 'python -m gswa.train prepare' writes them"
+            f"{missing}; --data takes a folder of train.jsonl, valid.jsonl and test.jsonl, as 'python -m gswa.train prepare' writes them"
         )
 
 
@@ -180,8 +182,30 @@ def prepare(run: RunDir, corpus: Corpus | None) -> None:
         file = source / f"{split}.jsonl"
         given = read_examples(file, faults.of(file)) if split == "train" or file.is_file() else iter(())
         write_lines(unfinished / file.name, given)
+    if request.data is not None:
+        _warn_of_known(unfinished)
     run.update(data_files=data_digests(source), passed_over=faults.found)
     unfinished.rename(run.examples)
+
+
+def _warn_of_known(folder: Path) -> None:
+    """The user's own splits are taken as they are; what their held-out losses are worth is said."""
+    digests = {split: _answers(folder / f"{split}.jsonl") for split in SPLITS}
+    for split in HELD_OUT:
+        known = int(np.isin(digests[split], digests["train"]).sum())
+        if known:
+            of = len(digests[split])
+            log.warning(
+                "%s.jsonl: %d of its %d answers stand in train.jsonl too; a loss on them says nothing about new text", split, known, of
+            )
+    if not len(digests["valid"]):
+        log.warning("valid.jsonl: missing or empty, so that the last checkpoint is taken and not the best one")
+
+
+def _answers(file: Path) -> "np.ndarray[Any, np.dtype[np.uint64]]":
+    """A digest of 8 bytes for each example's answer."""
+    found = (blake2b(example.target.strip().encode(), digest_size=8).digest() for example in read_examples(file))
+    return np.frombuffer(b"".join(found), dtype=np.uint64)
 
 
 def prepare_command(workspace: Workspace, seed: int) -> dict[str, Any]:

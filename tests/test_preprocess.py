@@ -187,6 +187,14 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def test_held_out_answers_that_are_trained_on_are_told(home: Path, caplog: pytest.LogCaptureFixture) -> None:
+    written(home / "mine" / "test.jsonl", LINES["alpaca"], {**LINES["alpaca"], "output": "Another."})
+    with caplog.at_level("WARNING", "gswa"):
+        new_run(home, home / "mine")
+    assert "test.jsonl: 1 of its 2 answers stand in train.jsonl too" in caplog.text
+    assert "valid.jsonl: missing or empty, so that the last checkpoint is taken" in caplog.text
+
+
 def test_training_takes_over_what_was_preprocessed_from_the_same_data(home: Path) -> None:
     preprocess_command(home / "mine", None, 256, 0, "paragraph", False, None, None)
     run = new_run(home, home / "mine")
