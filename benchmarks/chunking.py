@@ -5,7 +5,7 @@
 
 One JSON line per contestant. `share_of_encode`: the tokenizer's own speed on the same texts, in the same process, is 1.
 `over_bound`: chunks beside the fewest that the limit allows (tokens of text / room beside the prompt), `over_greedy`: beside
-filling up with whole sentences. A chunk of GSWA is a chat, with an instruction and the sentence before it; the others get
+filling up with whole sentences. A chunk of GSWA is a chat, with an instruction and the words before it; the others get
 the room that its instruction leaves. FOLDER of --texts holds .txt or .md files; else the standard library's docstrings are split.
 """
 

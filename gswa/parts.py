@@ -1,8 +1,8 @@
 """Example → Chunks, none longer than the limit as the chat template renders it, and nothing lost.
 
 A chunk is a span of characters of its example's target; spans are in order and only white space lies between them. Part 1
-keeps the user's prompt, each later part is asked to continue the sentences before it. Where the prompt is too long, and each
-of its paragraphs has its own in the answer, both are cut at the same paragraphs.
+keeps the user's prompt, each later part is asked to continue the text before it, of which it is shown the end. Where the prompt is
+too long, and each of its paragraphs has its own in the answer, both are cut at the same paragraphs.
 """
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -72,7 +72,7 @@ def split_examples(examples: Iterable[Example], rules: Rules) -> Iterator[Divide
 def divide_span(example: Example, span: Span, rules: Rules) -> Divided:
     """Chunks of a part of the target, each with its span in the whole of it: what is left to train after the limit fell.
 
-    Unless the part is the beginning, it is asked for as a later part is: by the sentences before it.
+    Unless the part is the beginning, it is asked for as a later part is: by the text before it.
     """
     start, end = span
     prompt = example.messages[:-1]

@@ -38,3 +38,19 @@ def test_words_leave_nothing_of_a_text_out(name: str, text: str) -> None:
 def test_a_run_without_spaces_is_measured_in_pieces() -> None:
     measured = WordCounts(family("chatml")).measure("漢字。" * 100)
     assert max(measured.ends[1:] - measured.ends[:-1]) <= 9
+
+
+def test_more_distinct_words_than_are_remembered_are_measured_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gswa.measure.MEMORY", 3)
+    counts = WordCounts(family("chatml"))
+    first = counts.measure("one two three four")
+    assert counts.measure("four five one").total == true_tokens("chatml", "four five one")
+    assert counts.measure("one two three four").total == first.total
+
+
+@pytest.mark.parametrize("text", ["a" + " " * 900 + "b", "def f():\n\n\n    return 1\n" * 20, "。" * 600, "\ufdd0word \ufdd0 end"])
+@pytest.mark.parametrize("name", ["chatml", "mistral"])
+def test_runs_of_spaces_line_ends_and_marks_are_counted_about_as_they_are(name: str, text: str) -> None:
+    measured = WordCounts(family(name)).measure(text)
+    assert measured.ends[-1] == len(text)
+    assert measured.total == pytest.approx(true_tokens(name, text), rel=0.15, abs=4)

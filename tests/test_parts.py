@@ -14,7 +14,7 @@ from gswa.conservation import white_space_between
 from gswa.dataset import Tokenizer, render
 from gswa.errors import ConfigError
 from gswa.lengths import STRATEGIES, Divided
-from gswa.parts import CONTINUE, EMPTY, LONG_PROMPT, NEXT, NO_ROOM, OPEN, Rules, split_examples
+from gswa.parts import CONTINUE, EMPTY, LONG_PROMPT, NEXT, NO_ROOM, OPEN, Rules, divide_span, split_examples
 from gswa.records import Example, Message
 
 PIECES = [
@@ -212,3 +212,12 @@ def test_what_a_user_added_to_an_example_stays_on_its_chunks(tokenizer: Tokenize
     example = Example.model_validate({**dict(chat("a", LONG)), "topic": "x", "part": "mine"})
     chunk = divided(example, tokenizer, 256).chunks[0]
     assert (chunk.model_extra, chunk.part) == ({"topic": "x"}, 1)
+
+
+def test_the_middle_of_a_plain_text_is_not_asked_for_as_an_opening_after_the_limit_fell(tokenizer: Tokenizer) -> None:
+    example = chat("a", LONG, asked="Write a text.", kind="text")
+    start = LONG.index("Sentence number 30")
+    found = divide_span(example, (start, len(LONG)), Rules(tokenizer, 128))
+    assert found.chunks[0].span[0] == start
+    assert {chunk.messages[0].content.split("\n\n")[0] for chunk in found.chunks} == {CONTINUE}
+    assert {chunk.kind for chunk in found.chunks} == {"text"}
