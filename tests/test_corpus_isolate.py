@@ -5,6 +5,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from pathlib import Path
 
@@ -104,6 +106,16 @@ def test_children_that_are_stopped_again_and_again_end_the_reading_and_blame_no_
             outcomes([slow_paper(tmp_path, "a.txt")])
         finally:
             done.set()
+
+
+def test_a_file_that_a_broken_pool_never_took_is_not_waited_for(tmp_path: Path) -> None:
+    """Children that ended before they had taken it left the reading waiting for ever."""
+    from pebble import ProcessPool
+
+    pool = ProcessPool(max_workers=1)
+    pool.stop()
+    with pytest.raises(BrokenProcessPool):
+        isolate._result(Job(tmp_path / "a.txt", Row(source="a.txt", status="ok", sha256="0" * 64)), Future(), 60.0, pool)
 
 
 def test_reading_in_another_thread_ends_with_what_waits_for_it(tmp_path: Path) -> None:

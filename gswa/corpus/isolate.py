@@ -100,9 +100,9 @@ def _read_in_pool(jobs: Sequence[Job], children: int | None, seconds: float, mem
         for job in jobs:
             waiting.append((job, _scheduled(pool, job, seconds)))
             if len(waiting) >= AHEAD * children:
-                yield _result(*waiting.popleft(), seconds)
+                yield _result(*waiting.popleft(), seconds, pool)
         while waiting:
-            yield _result(*waiting.popleft(), seconds)
+            yield _result(*waiting.popleft(), seconds, pool)
         pool.close()  # type: ignore[no-untyped-call]  # Pebble annotates half of its methods
     except BaseException:
         pool.stop()  # type: ignore[no-untyped-call]
@@ -138,12 +138,16 @@ def _failed(job: Job, status: Status, reason: str) -> Outcome:
     return _outcome(job, set_aside(job.row.source, job.row.sha256, status, f"{reason}; make the file anew or leave it out"))
 
 
-def _result(job: Job, future: "Future[Outcome]", seconds: float) -> tuple[Job, Outcome]:
+def _result(job: Job, future: "Future[Outcome]", seconds: float, pool: Any) -> tuple[Job, Outcome]:
     from pebble import ProcessExpired
 
+    alive = True
     while not wait([future], timeout=SECONDS_BETWEEN_LOOKS).done:
         if _stopped.is_set():
             raise Interrupted("the reading of papers was stopped")
+        if not alive:  # Pebble 5.2 aborts what its children had, and forgets for ever what they had not taken yet
+            raise BrokenProcessPool("the pool ended before it took the file")
+        alive = pool.active
     try:
         return job, future.result()
     except BrokenProcessPool:
