@@ -51,6 +51,11 @@ class Measured:
         """Where sentences start, the text's own start among them; a heading without a full stop ends at its blank line."""
         return np.unique(np.concatenate([[0], sentence_starts(self.text), self.paragraphs]).astype(np.int64))
 
+    @cached_property
+    def before_sentences(self) -> Ints:
+        """Tokens before each of `sentences`, and those of the whole text."""
+        return np.append(self.before(self.sentences), self.total)
+
     def before(self, positions: Ints) -> Ints:
         """Tokens before each position. A word goes with the space before it, so at a word's first letter it is still to come."""
         return self.tokens[np.searchsorted(self.ends, positions, side="right") - 1]

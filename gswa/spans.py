@@ -107,8 +107,8 @@ def _cuts(text: Measured, budget: Budget, context: int, levels: tuple[tuple[str,
 
 def _cuts_at(text: Measured, budget: Budget, context: int, positions: Ints, penalties: Floats) -> Cuts:
     tokens = text.before(positions)
+    room = budget.rest - (tokens - _contexts(text, positions, tokens, context)[1])
     tokens[-1] = text.total
-    room = budget.rest - (tokens - text.before(context_starts(text, positions, context)))
     room[0] = budget.first
     return Cuts(positions, tokens, penalties, room)
 
@@ -128,14 +128,20 @@ def context_starts(text: Measured, positions: Ints, tokens: int) -> Ints:
 
     Where even the last word takes more, as a piece of a text without spaces may, it alone.
     """
-    here = text.before(positions)
-    lowest = here - tokens
-    first = np.searchsorted(text.tokens, lowest, side="left")
+    return _contexts(text, positions, text.before(positions), tokens)[0]
+
+
+def _contexts(text: Measured, positions: Ints, here: Ints, tokens: int) -> tuple[Ints, Ints]:
+    """`context_starts`, and the tokens before them; `here` are those before the positions."""
+    first = np.searchsorted(text.tokens, here - tokens, side="left")
     if tokens:
         first = np.minimum(first, np.maximum(np.searchsorted(text.ends, positions, side="left") - 1, 0))
     words = text.ends[first]
-    following = np.append(text.sentences, len(text.text))[np.searchsorted(text.sentences, words, side="left")]
-    return np.where(here - text.before(following) >= tokens / 2, following, words)
+    sentence = np.searchsorted(text.sentences, words, side="left")
+    before_sentence = text.before_sentences[sentence]
+    whole = here - before_sentence >= tokens / 2
+    starts = np.where(whole, np.append(text.sentences, len(text.text))[sentence], words)
+    return starts, np.where(whole, before_sentence, text.tokens[first])
 
 
 # -- where it is cut ---------------------------------------------------------------------------------------------------------
