@@ -3,7 +3,7 @@
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from gswa.files import write_json, write_lines
 from gswa.formats import Faults, read_examples
 from gswa.pairs import PairsReport, make_pairs, plain_sides, survey, write_pairs
 from gswa.recipe import Recipe, read_recipe
-from gswa.records import HELD_OUT, SPLITS
+from gswa.records import HELD_OUT, SPLITS, Example, Split
 from gswa.rundir import RunDir
 from gswa.workspace import Workspace
 from gswa.writers import BaseWriter, ServerWriter, Writer
@@ -178,19 +178,27 @@ def prepare(run: RunDir, corpus: Corpus | None) -> None:
     unfinished = run.examples.with_name("examples.new")
     shutil.rmtree(unfinished, ignore_errors=True)
     faults = Faults(logged=True)
+    answers = {split: bytearray() for split in SPLITS}
     for split in SPLITS:
         file = source / f"{split}.jsonl"
         given = read_examples(file, faults.of(file)) if split == "train" or file.is_file() else iter(())
-        write_lines(unfinished / file.name, given)
+        write_lines(unfinished / file.name, _digested(given, answers[split]))
     if request.data is not None:
-        _warn_of_known(unfinished)
+        _warn_of_known(answers)
     run.update(data_files=data_digests(source), passed_over=faults.found)
     unfinished.rename(run.examples)
 
 
-def _warn_of_known(folder: Path) -> None:
+def _digested(given: Iterable[Example], answers: bytearray) -> Iterator[Example]:
+    """As they pass, eight bytes for each example's answer."""
+    for example in given:
+        answers += blake2b(example.target.strip().encode(), digest_size=8).digest()
+        yield example
+
+
+def _warn_of_known(answers: Mapping[Split, bytearray]) -> None:
     """The user's own splits are taken as they are; what their held-out losses are worth is said."""
-    digests = {split: _answers(folder / f"{split}.jsonl") for split in SPLITS}
+    digests = {split: np.frombuffer(found, dtype=np.uint64) for split, found in answers.items()}
     for split in HELD_OUT:
         known = int(np.isin(digests[split], digests["train"]).sum())
         if known:
@@ -200,12 +208,6 @@ def _warn_of_known(folder: Path) -> None:
             )
     if not len(digests["valid"]):
         log.warning("valid.jsonl: missing or empty, so that the last checkpoint is taken and not the best one")
-
-
-def _answers(file: Path) -> "np.ndarray[Any, np.dtype[np.uint64]]":
-    """A digest of 8 bytes for each example's answer."""
-    found = (blake2b(example.target.strip().encode(), digest_size=8).digest() for example in read_examples(file))
-    return np.frombuffer(b"".join(found), dtype=np.uint64)
 
 
 def prepare_command(workspace: Workspace, seed: int) -> dict[str, Any]:

@@ -107,9 +107,7 @@ def preprocess(
     max_tokens: Annotated[int | None, typer.Option("--max-tokens", min=128, help="Tokens per chunk, as the chat renders it.")] = None,
     overlap: Annotated[int, typer.Option("--overlap", min=0, help="Tokens of context before a later part; no loss on them.")] = 0,
     strategy: Annotated[str, typer.Option("--strategy", help="auto, paragraph, sentence or token.")] = "auto",
-    analyze_only: Annotated[
-        bool, typer.Option("--analyze-only", help="Write no chunks; only the report, where --report-dir is given.")
-    ] = False,
+    analyze_only: Annotated[bool, typer.Option("--analyze-only", help="Write no chunks, only the report in --report-dir.")] = False,
     report_dir: Annotated[Path | None, typer.Option("--report-dir", help="Folder for preprocess_report.md.")] = None,
     model: Model = None,
     debug: Debug = False,
