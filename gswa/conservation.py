@@ -1,6 +1,5 @@
 """Whether splitting lost anything, counted in characters on what was stored: nothing here shares code with the splitting."""
 
-import hashlib
 import re
 from array import array
 from collections import Counter
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gswa.errors import DataError
-from gswa.files import read_lines
+from gswa.files import read_lines, short_digest
 from gswa.formats import read_chunks
 from gswa.passages import training_paragraphs
 from gswa.records import SPLITS, Chunk, Document, Example, Record, Split
@@ -123,7 +122,7 @@ def piece_digests(text: str) -> list[int]:
     The pieces end wherever a passage may end, and at many places more: no rule of sentences is needed to compare.
     """
     pieces = (piece.strip() for piece in PIECE_END.split(text))
-    return [int.from_bytes(hashlib.blake2b(piece.encode(), digest_size=8).digest()) for piece in pieces if piece]
+    return [short_digest(piece) for piece in pieces if piece]
 
 
 def count_missing(wanted: "array[int]", known: "array[int]") -> int:

@@ -91,3 +91,8 @@ def write_lines(path: Path, records: Iterable[BaseModel | dict[str, Any]]) -> No
         for record in records:
             line = json.dumps(record, ensure_ascii=False) if isinstance(record, dict) else record.model_dump_json()
             file.write(line.encode() + b"\n")
+
+
+def short_digest(text: str) -> int:
+    """64 bits that tell texts apart where so many are compared that they cannot be held, the same in every process."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())

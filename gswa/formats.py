@@ -4,7 +4,6 @@ What a line holds beside its chat is kept: under its own name, or in `own_fields
 `parts`, `span`, `tokens`, `target_tokens`), or of the form that the line is written in.
 """
 
-import hashlib
 import itertools
 import json
 import logging
@@ -18,6 +17,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from gswa.errors import DataError
+from gswa.files import short_digest
 from gswa.forms import ACCEPTED, FORMS, TEXT_KIND, Fields, form_of
 from gswa.records import Chunk, Example
 
@@ -228,7 +228,7 @@ class _Seen:
 
     def add(self, name: str) -> bool:
         """False where it was there before."""
-        digest = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest())
+        digest = short_digest(name)
         place = bisect_left(self.sorted, digest)
         if digest in self.newest or (place < len(self.sorted) and self.sorted[place] == digest):
             return False

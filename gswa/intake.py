@@ -3,8 +3,8 @@
 import logging
 import shutil
 import tempfile
+from array import array
 from collections.abc import Iterable, Iterator, Mapping
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from gswa.corpus.report import Row
 from gswa.disk import check_writable
 from gswa.errors import ConfigError, DataError
 from gswa.examples import PrepareReport
-from gswa.files import write_json, write_lines
+from gswa.files import short_digest, write_json, write_lines
 from gswa.formats import Faults, read_examples
 from gswa.pairs import PairsReport, make_pairs, plain_sides, survey, write_pairs
 from gswa.recipe import Recipe, read_recipe
@@ -178,7 +178,7 @@ def prepare(run: RunDir, corpus: Corpus | None) -> None:
     unfinished = run.examples.with_name("examples.new")
     shutil.rmtree(unfinished, ignore_errors=True)
     faults = Faults(logged=True)
-    answers = {split: bytearray() for split in SPLITS}
+    answers = {split: array("Q") for split in SPLITS}
     for split in SPLITS:
         file = source / f"{split}.jsonl"
         given = read_examples(file, faults.of(file)) if split == "train" or file.is_file() else iter(())
@@ -189,14 +189,14 @@ def prepare(run: RunDir, corpus: Corpus | None) -> None:
     unfinished.rename(run.examples)
 
 
-def _digested(given: Iterable[Example], answers: bytearray) -> Iterator[Example]:
-    """As they pass, eight bytes for each example's answer."""
+def _digested(given: Iterable[Example], answers: "array[int]") -> Iterator[Example]:
+    """As they pass, a digest of each example's answer."""
     for example in given:
-        answers += blake2b(example.target.strip().encode(), digest_size=8).digest()
+        answers.append(short_digest(example.target.strip()))
         yield example
 
 
-def _warn_of_known(answers: Mapping[Split, bytearray]) -> None:
+def _warn_of_known(answers: Mapping[Split, "array[int]"]) -> None:
     """The user's own splits are taken as they are; what their held-out losses are worth is said."""
     digests = {split: np.frombuffer(found, dtype=np.uint64) for split, found in answers.items()}
     for split in HELD_OUT:
