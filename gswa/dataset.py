@@ -86,25 +86,6 @@ def check_renders(tokenizer: Tokenizer, messages: Sequence[Message]) -> None:
     _rendered(tokenizer, messages)
 
 
-class Border(NamedTuple):
-    """What the chat template puts right before an answer, from its last special token on, the tokens of that which are not the answer's,
-    and those that end an answer. No more of a chat than this can change how an answer's words become tokens."""
-
-    text: str
-    tokens: int
-    closing: int
-
-
-@lru_cache(maxsize=8)
-def border(tokenizer: Tokenizer) -> Border:
-    before, gap = _opening(tokenizer) or ("", "")
-    lines = Line(before), Line(f"{before}{gap}.")
-    encode(tokenizer, lines)
-    bare, said = (len(line.ids) for line in lines)
-    (counted,) = lengths(tokenizer, [(Message(role="user", content="."), Message(role="assistant", content="."))])
-    return Border(before + gap, bare, counted.target_tokens - (said - bare))
-
-
 def render_prompt(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
     """Token ids of a chat that waits for the assistant's answer."""
     text = _template(tokenizer, _turns(messages), prompt=True)
@@ -147,7 +128,7 @@ def _rendered(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[Line, 
 
 
 @lru_cache(maxsize=8)
-def _opening(tokenizer: Tokenizer) -> tuple[str, str] | None:
+def answer_opening(tokenizer: Tokenizer) -> tuple[str, str] | None:
     """What stands before an answer, from the last special token on, and what more the template puts between that and its first word.
     None where a chat does not go on as its prompt ends."""
     asked, answer = [{"role": "user", "content": "."}], {"role": "assistant", "content": "."}
@@ -162,7 +143,7 @@ def _opening(tokenizer: Tokenizer) -> tuple[str, str] | None:
 
 def _last_answer(tokenizer: Tokenizer, text: str, content: str) -> int | None:
     """Where the answer at the end of a rendered chat begins, where its words tell: rendering the prompt alone takes as long as all."""
-    opening, words = _opening(tokenizer), content.strip()
+    opening, words = answer_opening(tokenizer), content.strip()
     if opening is None or not words:
         return None
     before, gap = opening

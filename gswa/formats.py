@@ -54,7 +54,7 @@ def _json(line: bytes) -> Any:
     try:
         return json.loads(line.decode())  # by itself it would take half of a surrogate pair in bytes
     except UnicodeDecodeError:
-        raise ValueError("not valid UTF-8") from None
+        raise ValueError("not valid UTF-8; `iconv -f cp1252 -t utf-8` converts what Windows wrote") from None
     except RecursionError:
         raise ValueError(NESTED) from None
     except ValueError:
@@ -200,9 +200,23 @@ def _read(path: Path, on_fault: Callable[[int, str], None], name: str) -> Iterat
             good += 1
             yield example
     if faults and not good:
-        raise DataError(f"{path}: none of its {faults} lines is an example ({first_fault}); {ACCEPTED}")
+        raise DataError(f"{path}: none of its {faults} lines is an example ({first_fault}); {_way_out(path)}")
     if faults:
         log.warning("%s: %d of %d lines passed over", path, faults, faults + good)
+
+
+def _way_out(path: Path) -> str:
+    """For a file without an example, by what it begins with."""
+    with path.open("rb") as file:
+        head = file.read(4096)
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return f"it is UTF-16, and must be UTF-8, which `iconv -f utf-16 -t utf-8 {path.name}` makes of it"
+    first = _without_mark(head).lstrip().partition(b"\n")[0].strip()
+    if first.startswith(b"[") and b"{" in head:
+        return f"it is one array, and must have a line for each entry, which `jq -c '.[]' {path.name}` writes"
+    if first == b"{":
+        return f"its examples take several lines each, and must stand on one, as `jq -c . {path.name}` writes them"
+    return ACCEPTED
 
 
 def _without_mark(line: bytes) -> bytes:

@@ -5,16 +5,14 @@ keeps the user's prompt, each later part is asked to continue the text before it
 too long, and each of its paragraphs has its own in the answer, both are cut at the same paragraphs.
 """
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from functools import lru_cache, partial
-from itertools import pairwise
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
 from gswa.aligned import Aligned, aligned
 from gswa.config import Strategy
-from gswa.dataset import Lengths, Tokenizer, border, check_renders, lengths
+from gswa.dataset import Lengths, Tokenizer, check_renders, lengths
 from gswa.errors import ConfigError, DataError
 from gswa.forms import TEXT_KIND
 from gswa.lengths import Divided
@@ -22,14 +20,13 @@ from gswa.measure import Measured, word_counts
 from gswa.passages import CONTINUE_KIND
 from gswa.records import Chunk, Example, Message
 from gswa.spans import Budget, Span, context_starts, plan
-from gswa.tokens import Line, encode, special_marks
+from gswa.uncut import uncut_tokens
 
 CONTINUE = "Continue the text from where this part of it ends."
 OPEN = "Write the opening of a text."
 NEXT = "Go on in the same way with the next part of the text."
 CONTEXT_SHARE = 40  # a later part may spend one token in so many on the text before it
 CONTEXT = 12  # tokens, where that share is less
-BORDER = 32  # characters beside a cut in which its word begins or ends
 CHARACTERS_AT_ONCE = 1_000_000  # of examples that are counted together
 
 EMPTY = "the answer is empty"
@@ -37,7 +34,6 @@ LONG_PROMPT = "the prompt leaves less than a quarter of the limit for the answer
 NO_ROOM = "no cut keeps the answer under the limit"
 
 Chat: TypeAlias = tuple[Message, ...]
-ASKED: Chat = (Message(role="user", content="."),)
 
 
 class Rules(NamedTuple):
@@ -165,53 +161,13 @@ def _divide(example: Example, rules: Rules) -> Division:
     text = text or rules.measure(example.target)
     (prompt,) = yield [_answered(example.messages[:-1], ".")]
     chunks, reason = yield from _split(example, text, prompt.tokens - 1, rules)
-    tokens = _whole(example, prompt, chunks, rules.tokenizer) if chunks else 0
+    tokens = uncut_tokens(example.target, prompt, chunks, rules.tokenizer) if chunks else 0
     if tokens <= rules.max_tokens:
         (whole,) = yield [example.messages]
         tokens = whole.tokens
         if tokens <= rules.max_tokens:
             chunks, reason = (_chunk(example, example.messages, whole),), ""
     return Divided(example=example, tokens=tokens, chunks=chunks, reason=reason)
-
-
-def _whole(example: Example, prompt: Lengths, chunks: Sequence[Chunk], tokenizer: Tokenizer) -> int:
-    """Tokens of the whole chat, without encoding it: those of the parts, which were counted, and what each cut changed, which the words
-    around it tell. `prompt` is the same chat with "." for its answer, and that is one token."""
-    spans, text = [chunk.span for chunk in chunks], example.target
-    joints, before = list(_joints(text, spans)), border(tokenizer)
-    marks: Callable[..., list[int]] = partial(special_marks, tokenizer) if special_marks(tokenizer, text) else lambda *_: []
-    lines = [Line(piece, marks(piece)) for joint in joints for piece in (joint.whole, joint.before)]
-    afters = [Line(before.text + joint.after, marks(before.text + joint.after, len(before.text))) for joint in joints]
-    encode(tokenizer, [*lines, *afters])
-    joined = sum(len(line.ids) for line in lines[::2]) - sum(len(line.ids) for line in (*lines[1::2], *afters))
-    parts = sum(chunk.target_tokens for chunk in chunks) - (prompt.target_tokens - 1)
-    (start, _), (_, end) = spans[0], spans[-1]
-    edges = _wider(tokenizer, text[: start + 1], text[start]) + _wider(tokenizer, text[end - 1 :], text[end - 1])
-    return prompt.tokens - 1 + parts + joined + edges + len(joints) * (before.tokens - before.closing)
-
-
-@lru_cache(maxsize=256)
-def _wider(tokenizer: Tokenizer, with_space: str, without: str) -> int:
-    """Tokens that white space before or after an answer's words makes, which no part has."""
-    if with_space == without:
-        return 0
-    more, less = lengths(tokenizer, [_answered(ASKED, answer) for answer in (with_space, without)])
-    return more.tokens - less.tokens
-
-
-class Joint(NamedTuple):
-    """The words around a cut with what lies between them, and those before and those after it alone."""
-
-    whole: str
-    before: str
-    after: str
-
-
-def _joints(text: str, spans: Sequence[Span]) -> Iterator[Joint]:
-    for (start, end), (after, stop) in pairwise(spans):
-        left, right = text.rfind(" ", max(start, end - BORDER), end), text.find(" ", after + 1, min(stop, after + BORDER))
-        left, right = max(left, start, end - BORDER), min(stop, after + BORDER) if right < 0 else right
-        yield Joint(text[left:right], text[left:end], text[after:right])
 
 
 def _is_short(example: Example, rules: Rules) -> bool:

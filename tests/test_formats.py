@@ -1,6 +1,7 @@
 """Training lines in the forms that people have: read, written back, and passed over with a reason."""
 
 import json
+import re
 import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
@@ -165,8 +166,28 @@ def test_bytes_that_are_no_characters_make_one_bad_line_and_end_nothing(tmp_path
     line, faults = json.dumps(GOOD).encode(), list[str]()
     (tmp_path / "train.jsonl").write_bytes(b"\n".join([line, line.replace(b"Yes", content), line]))
     assert len(list(read_examples(tmp_path / "train.jsonl", lambda _, why: faults.append(why)))) == 2
-    assert faults == ["not valid UTF-8"]
+    assert [fault.partition(";")[0] for fault in faults] == ["not valid UTF-8"]
     assert file_form(tmp_path / "train.jsonl") == "messages"
+
+
+@pytest.mark.parametrize(
+    ("content", "way_out"),
+    [
+        (json.dumps([GOOD, GOOD]), "jq -c '.[]' train.jsonl"),
+        (json.dumps([GOOD, GOOD], indent=2), "jq -c '.[]' train.jsonl"),
+        (json.dumps(GOOD, indent=2), "jq -c . train.jsonl"),
+        ("[1]\n", "accepted are lines such as"),
+    ],
+)
+def test_a_file_that_is_json_but_not_in_lines_is_told_how_to_become_so(tmp_path: Path, content: str, way_out: str) -> None:
+    with pytest.raises(DataError, match=re.escape(way_out)):
+        list(read_examples(written(tmp_path / "train.jsonl", content)))
+
+
+def test_a_file_of_utf_16_is_told_how_to_become_utf_8(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text(json.dumps(GOOD), encoding="utf-16")
+    with pytest.raises(DataError, match="iconv -f utf-16 -t utf-8 train.jsonl"):
+        list(read_examples(tmp_path / "train.jsonl"))
 
 
 def test_without_a_listener_bad_lines_are_logged_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
