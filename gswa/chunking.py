@@ -102,7 +102,7 @@ def _preprocessed(config: RunConfig, made_from: dict[str, str]) -> Path | None:
     if stats.digests != _digests(folder):
         log.warning("%s: changed since it was preprocessed, so the examples are split anew", folder)
         return None
-    log.info("chunks of %d tokens: taken over from %s", config.max_seq_length, folder)
+    log.info("chunks of %d tokens: taken over from %s, split there with strategy %s", config.max_seq_length, folder, stats.strategy)
     return folder
 
 
