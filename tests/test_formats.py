@@ -186,7 +186,7 @@ def test_a_file_that_is_json_but_not_in_lines_is_told_how_to_become_so(tmp_path:
 
 def test_a_file_of_utf_16_is_told_how_to_become_utf_8(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text(json.dumps(GOOD), encoding="utf-16")
-    with pytest.raises(DataError, match="iconv -f utf-16 -t utf-8 train.jsonl"):
+    with pytest.raises(DataError, match=r"iconv -f utf-16 -t utf-8 train\.jsonl"):
         list(read_examples(tmp_path / "train.jsonl"))
 
 
