@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import chain, repeat
 
 import numpy as np
 
@@ -48,17 +49,17 @@ class Measured:
 
     @cached_property
     def sentences(self) -> Ints:
-        """Where sentences start, the text's own start among them; a heading without a full stop ends at its blank line."""
-        return np.unique(np.concatenate([[0], sentence_starts(self.text), self.paragraphs]).astype(np.int64))
+        """Where sentences start, and the text's two ends; a heading without a full stop ends at its blank line."""
+        return np.unique(np.concatenate([[0], sentence_starts(self.text), self.paragraphs, [len(self.text)]]).astype(np.int64))
 
     @cached_property
     def before_sentences(self) -> Ints:
-        """Tokens before each of `sentences`, and those of the whole text."""
-        return np.append(self.before(self.sentences), self.total)
+        """Tokens before each of `sentences`."""
+        return self.before(self.sentences)
 
     def before(self, positions: Ints) -> Ints:
         """Tokens before each position. A word goes with the space before it, so at a word's first letter it is still to come."""
-        return self.tokens[np.searchsorted(self.ends, positions, side="right") - 1]
+        return self.tokens[self.ends.searchsorted(positions, side="right") - 1]
 
 
 class WordCounts:
@@ -73,13 +74,25 @@ class WordCounts:
         return measured(text, found // 2 % _PACK, found // 2 // _PACK, found % 2 == 1)
 
     def _look_up(self, words: list[str]) -> Ints:
+        """The number in `known` of each word, of a longer one those of its pieces."""
         if len(self.known) > MEMORY:
             self.known.clear()
-        found = list(map(self.known.get, words))
-        if None in found:
-            self._learn(list(dict.fromkeys(word for word, number in zip(words, found, strict=True) if number is None)))
-            found = list(map(self.known.get, words))
-        return np.array(found, dtype=np.int64)
+        found = self._numbers(words)
+        unknown = np.flatnonzero(found == UNKNOWN)
+        if not len(unknown):
+            return found
+        pieces = [_pieces(word) if len(word) > LONG else [word] for word in map(words.__getitem__, unknown.tolist())]
+        every = list(chain.from_iterable(pieces))
+        if new := list(dict.fromkeys(piece for piece in every if piece not in self.known)):
+            self._learn(new)
+        sizes = np.ones(len(words), dtype=np.int64)
+        sizes[unknown] = list(map(len, pieces))
+        found = np.repeat(found, sizes)
+        found[found == UNKNOWN] = self._numbers(every)
+        return found
+
+    def _numbers(self, words: list[str]) -> Ints:
+        return np.fromiter(map(self.known.get, words, repeat(UNKNOWN)), np.int64, len(words))
 
     def _learn(self, words: list[str]) -> None:
         """All of them in one encode, in which each token counts for the word it ends in."""
@@ -94,6 +107,7 @@ class WordCounts:
         self.known.update(zip(words, packed.tolist(), strict=True))
 
 
+UNKNOWN = -1
 _PACK = 2**16  # above the length of every piece
 
 
@@ -103,11 +117,7 @@ def _words(text: str) -> list[str]:
     Of several spaces the last one goes with the word after them, and line ends stay together, as tokenizers take them.
     """
     spread = f"{GLUED}{text.replace(GLUED, LIKE_IT)}".replace("\n", " \n").replace("\n \n", "\n\n").replace("\n \n", "\n\n")
-    words = _LAST_SPACE.split(spread) if "  " in spread else spread.split(" ")
-    lengths = np.array(list(map(len, words)))
-    for place in np.flatnonzero(lengths > LONG)[::-1].tolist():
-        words[place : place + 1] = _pieces(words[place])
-    return words
+    return _LAST_SPACE.split(spread) if "  " in spread else spread.split(" ")
 
 
 def _pieces(word: str) -> list[str]:

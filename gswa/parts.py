@@ -50,9 +50,9 @@ class Rules(NamedTuple):
         return max(CONTEXT, self.max_tokens // CONTEXT_SHARE, self.overlap)
 
     @property
-    def least_context(self) -> int:
-        """Where more would cost a part more: half, but never less than `overlap`."""
-        return max(self.context // 2, self.overlap)
+    def contexts(self) -> tuple[int, ...]:
+        """The same, and what it does with where that saves a part: half or a quarter, but never less than `overlap`."""
+        return tuple(dict.fromkeys(max(self.context // share, self.overlap) for share in (1, 2, 4)))
 
     def measure(self, text: str) -> Measured:
         return word_counts(self.tokenizer).measure(text)
@@ -190,7 +190,7 @@ def _split(example: Example, text: Measured, used: int, rules: Rules) -> Generat
         return ((), LONG_PROMPT) if pairs is None else (yield from _split_pairs(example, pairs, rules))
     prompt, taken = fitting
     (later,) = yield [_answered(_continuation(example, "."), ".")]
-    budget = Budget(rules.max_tokens - taken, rules.max_tokens - later.tokens + 2, rules.context, rules.least_context)
+    budget = Budget(rules.max_tokens - taken, rules.max_tokens - later.tokens + 2, rules.contexts)
     while found := plan(text, budget, rules.strategy):
         spans, before = found
         contexts = _contexts(text, [end for _, end in spans[:-1]], before)

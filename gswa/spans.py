@@ -4,6 +4,7 @@ text        "First one. Second one.\\n\\nThird one."
 spans       (0, 22) (24, 34)          ordered; only white space between them, so that nothing can be lost
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple, TypeAlias
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from gswa.config import Strategy
 from gswa.measure import Measured
-from gswa.tokens import Ints
+from gswa.tokens import Flags, Ints
 
 Span: TypeAlias = tuple[int, int]
 Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
@@ -29,23 +30,20 @@ NEAREST = 32  # cuts that are weighed against each other at each place where a c
 
 
 class Budget(NamedTuple):
-    """Tokens of text for the first chunk, and for each later one together with the text before it: `context` tokens of that, or
-    `least` where more would cost a chunk more."""
+    """Tokens of text for the first chunk, and for each later one together with the text before it; `contexts` are the tokens of that,
+    most first: the next where it saves a chunk."""
 
     first: int
     rest: int
-    context: int
-    least: int
+    contexts: Sequence[int]
 
 
 class Cuts(NamedTuple):
-    """Places where a text may be cut, its two ends among them: characters, tokens before them, what a cut there costs, and
-    the tokens of text that a chunk which begins there may hold."""
+    """Places where a text may be cut, its two ends among them: characters, tokens before them, and what a cut there costs."""
 
     positions: Ints
     tokens: Ints
     penalties: Floats
-    room: Ints
 
 
 class Plan(NamedTuple):
@@ -62,22 +60,24 @@ def plan(text: Measured, budget: Budget, strategy: Strategy) -> Plan | None:
     """
     if budget.first < 1:
         return None
-    context, found = budget.context, _fullest(text, budget, budget.context, strategy)
-    if budget.least < context and (found is None or len(found.farthest) - 1 > _fewest(text, budget)):
-        less = _fullest(text, budget, budget.least, strategy, found and found.cuts)
-        if less is not None and (found is None or len(less.farthest) < len(found.farthest)):
-            context, found = budget.least, less
-    if found is None:
+    chosen: Fullest | None = None
+    for context in budget.contexts:
+        found = _fullest(text, budget, context, strategy, chosen and chosen.cuts)
+        if found and (chosen is None or len(found.farthest) < len(chosen.farthest)):
+            chosen = found
+        if chosen and len(chosen.farthest) - 1 <= _fewest(text, budget):
+            break
+    if chosen is None:
         return None
-    edges = found.cuts.positions[_evenest(*found, budget)].tolist()
+    edges = chosen.cuts.positions[_evenest(text, chosen, budget)].tolist()
     spans = (trimmed(text.text, *pair) for pair in pairwise(edges))
-    return Plan([span for span in spans if span[0] < span[1]], context)
+    return Plan([span for span in spans if span[0] < span[1]], chosen.context)
 
 
 def _fewest(text: Measured, budget: Budget) -> int:
-    """Chunks that no way goes below: the text before each later one takes half of `least` or more."""
+    """Chunks that no way goes below: the text before each later one takes half of the least context or more."""
     left = max(0, text.total - budget.first)
-    return 1 + -(-left // max(1, budget.rest - budget.least // 2))
+    return 1 + -(-left // max(1, budget.rest - min(budget.contexts) // 2))
 
 
 def trimmed(text: str, start: int, end: int) -> Span:
@@ -89,28 +89,37 @@ def trimmed(text: str, start: int, end: int) -> Span:
 # -- where a text may be cut -------------------------------------------------------------------------------------------------
 def _cuts(text: Measured, budget: Budget, context: int, levels: tuple[tuple[str, ...], ...]) -> Cuts:
     """The coarsest cuts that do; finer ones only inside pieces that are over the budget."""
-    cuts = _cuts_at(text, budget, context, np.array([0, len(text.text)]), np.zeros(2))
+    cuts = Cuts(np.array([0, len(text.text)]), np.array([0, text.total]), np.zeros(2))
     for kinds in levels:
-        long = np.diff(cuts.tokens) > cuts.room[:-1]
+        long = _too_long(text, cuts, budget, context)
         if not long.any():
             break
         positions, penalties = [cuts.positions], [cuts.penalties]
         for kind in kinds:
             found = _positions(text, kind)
             found = found[(found > 0) & (found < len(text.text))]
-            positions.append(found[long[np.searchsorted(cuts.positions, found, side="right") - 1]])
+            positions.append(found[long[cuts.positions.searchsorted(found, side="right") - 1]])
             penalties.append(np.full(len(positions[-1]), PENALTY[kind]))
         every, first = np.unique(np.concatenate(positions), return_index=True)  # of two at one place the cheaper, which comes first
-        cuts = _cuts_at(text, budget, context, every, np.concatenate(penalties)[first])
+        cuts = Cuts(every, np.append(text.before(every[:-1]), text.total), np.concatenate(penalties)[first])
     return cuts
 
 
-def _cuts_at(text: Measured, budget: Budget, context: int, positions: Ints, penalties: Floats) -> Cuts:
-    tokens = text.before(positions)
-    room = budget.rest - (tokens - _contexts(text, positions, tokens, context)[1])
-    tokens[-1] = text.total
-    room[0] = budget.first
-    return Cuts(positions, tokens, penalties, room)
+def _too_long(text: Measured, cuts: Cuts, budget: Budget, context: int) -> Flags:
+    """For each piece between two cuts whether it is over what a chunk that begins with it may hold."""
+    sizes = np.diff(cuts.tokens)
+    most = max(context, int(np.diff(text.tokens).max(initial=0)))  # tokens of text before a cut
+    long: Flags = sizes > min(budget.first, budget.rest - most)
+    (doubtful,) = np.nonzero(long)
+    long[doubtful] = sizes[doubtful] > _room(text, cuts, budget, context, doubtful)
+    return long
+
+
+def _room(text: Measured, cuts: Cuts, budget: Budget, context: int, at: Ints) -> Ints:
+    """Tokens of text that a chunk which begins at each of these cuts may hold."""
+    here = cuts.tokens[at]
+    room = budget.rest - (here - _contexts(text, cuts.positions[at], here, context)[1])
+    return np.where(at == 0, budget.first, room)
 
 
 def _positions(text: Measured, kind: str) -> Ints:
@@ -133,52 +142,56 @@ def context_starts(text: Measured, positions: Ints, tokens: int) -> Ints:
 
 def _contexts(text: Measured, positions: Ints, here: Ints, tokens: int) -> tuple[Ints, Ints]:
     """`context_starts`, and the tokens before them; `here` are those before the positions."""
-    first = np.searchsorted(text.tokens, here - tokens, side="left")
+    first = text.tokens.searchsorted(here - tokens, side="left")
     if tokens:
-        first = np.minimum(first, np.maximum(np.searchsorted(text.ends, positions, side="left") - 1, 0))
+        first = np.minimum(first, np.maximum(text.ends.searchsorted(positions, side="left") - 1, 0))
     words = text.ends[first]
-    sentence = np.searchsorted(text.sentences, words, side="left")
+    sentence = text.sentences.searchsorted(words, side="left")
     before_sentence = text.before_sentences[sentence]
     whole = here - before_sentence >= tokens / 2
-    starts = np.where(whole, np.append(text.sentences, len(text.text))[sentence], words)
-    return starts, np.where(whole, before_sentence, text.tokens[first])
+    return np.where(whole, text.sentences[sentence], words), np.where(whole, before_sentence, text.tokens[first])
 
 
 # -- where it is cut ---------------------------------------------------------------------------------------------------------
 class Fullest(NamedTuple):
+    """The cuts of a text, those of chunks that are as full as they can be, and the tokens of text before each later one."""
+
     cuts: Cuts
     farthest: list[int]
+    context: int
 
 
 def _fullest(text: Measured, budget: Budget, context: int, strategy: Strategy, cuts: Cuts | None = None) -> Fullest | None:
-    """With so much text before each later chunk; None where the budget does not hold it and a piece more. Cuts that do with more
-    text before do with less."""
+    """None where the budget does not hold the text before a chunk and a piece more. Cuts that do with more text before do with less."""
     if budget.rest <= context:
         return None
-    cuts = _cuts_at(text, budget, context, cuts.positions, cuts.penalties) if cuts else _cuts(text, budget, context, LEVELS[strategy])
-    farthest = _farthest(cuts)
-    return None if farthest is None else Fullest(cuts, farthest)
+    cuts = cuts or _cuts(text, budget, context, LEVELS[strategy])
+    farthest = _farthest(text, cuts, budget, context)
+    return None if farthest is None else Fullest(cuts, farthest, context)
 
 
-def _farthest(cuts: Cuts) -> list[int] | None:
+def _farthest(text: Measured, cuts: Cuts, budget: Budget, context: int) -> list[int] | None:
     """The cuts of chunks that are as full as they can be: no way needs fewer. None where a piece between two cuts is too long."""
     chain, last = [0], len(cuts.tokens) - 1
     while chain[-1] < last:
-        at = chain[-1]
-        reached = int(np.searchsorted(cuts.tokens, cuts.tokens[at] + cuts.room[at], side="right")) - 1
-        if reached <= at:
+        at = np.array(chain[-1:])
+        reached = int(cuts.tokens.searchsorted(cuts.tokens[at] + _room(text, cuts, budget, context, at), side="right")[0]) - 1
+        if reached <= chain[-1]:
             return None
         chain.append(reached)
     return chain
 
 
-def _evenest(cuts: Cuts, farthest: list[int], budget: Budget) -> list[int]:
+def _evenest(text: Measured, fullest: Fullest, budget: Budget) -> list[int]:
     """Of the ways with as many chunks, the one with the least sum of squared shares and penalties."""
+    cuts, farthest, context = fullest
     layers = _layers(cuts, farthest, budget)
+    tokens = [cuts.tokens[layer] for layer in layers]
+    rooms = np.split(_room(text, cuts, budget, context, np.concatenate(layers)), np.cumsum(list(map(len, layers)))[:-1])
     cost, back = np.zeros(1), []
-    for before, here in pairwise(layers):
-        held = cuts.tokens[here] - cuts.tokens[before][:, None]
-        room = cuts.room[before][:, None]
+    for number, here in enumerate(layers[1:]):
+        held = tokens[number + 1] - tokens[number][:, None]
+        room = rooms[number][:, None]
         ways = np.where((held > 0) & (held <= room), cost[:, None] + (held / np.maximum(room, 1)) ** 2, np.inf)
         best = np.argmin(ways, axis=0)
         cost = ways[best, np.arange(len(here))] + cuts.penalties[here]
@@ -192,13 +205,13 @@ def _evenest(cuts: Cuts, farthest: list[int], budget: Budget) -> list[int]:
 
 def _layers(cuts: Cuts, farthest: list[int], budget: Budget) -> list[Ints]:
     """For each number of chunks the cuts where the last of them may end: those nearest to even shares, and the farthest."""
-    last, most = len(cuts.tokens) - 1, cuts.room.max()
+    last, most = len(cuts.tokens) - 1, max(budget.first, budget.rest)
     layers, earliest = [np.array([last])], last
     whole = budget.first + budget.rest * (len(farthest) - 2)
     for number in range(len(farthest) - 2, 0, -1):
-        earliest = int(np.searchsorted(cuts.tokens, cuts.tokens[earliest] - most, side="left"))
+        earliest = int(cuts.tokens.searchsorted(cuts.tokens[earliest] - most, side="left"))
         even = cuts.tokens[last] * (budget.first + budget.rest * (number - 1)) / whole
-        middle = int(np.searchsorted(cuts.tokens, even)) - NEAREST // 2
+        middle = int(cuts.tokens.searchsorted(even)) - NEAREST // 2
         low = max(earliest, min(middle, farthest[number] - NEAREST))
-        layers.append(np.unique([*range(low, min(low + NEAREST, farthest[number])), farthest[number]]))
+        layers.append(np.array([*range(low, min(low + NEAREST, farthest[number])), farthest[number]]))
     return [np.array([0]), *layers[::-1]]

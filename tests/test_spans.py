@@ -15,7 +15,7 @@ def by_word(text: str) -> Measured:
 
 
 def pieces(text: str, first: int, rest: int, strategy: str = "auto") -> list[str] | None:
-    found = plan(by_word(text), Budget(first, rest, 0, 0), next(known for known in LEVELS if known == strategy))
+    found = plan(by_word(text), Budget(first, rest, [0]), next(known for known in LEVELS if known == strategy))
     return None if found is None else [text[start:end] for start, end in found.spans]
 
 
@@ -50,26 +50,26 @@ def test_the_first_chunk_has_its_own_budget() -> None:
 @pytest.mark.parametrize("strategy", LEVELS)
 def test_a_run_without_spaces_is_cut_where_it_was_measured(strategy: str) -> None:
     tokens = measured("😀" * 10, [1] * 10, [4] * 10, [False] * 10)
-    found = plan(tokens, Budget(10, 10, 0, 0), next(known for known in LEVELS if known == strategy))
+    found = plan(tokens, Budget(10, 10, [0]), next(known for known in LEVELS if known == strategy))
     assert found is not None
     assert found.spans == [(0, 2), (2, 4), (4, 6), (6, 8), (8, 10)]
 
 
-@pytest.mark.parametrize("budget", [Budget(3, 3, 0, 0), Budget(0, 50, 0, 0), Budget(50, 0, 0, 0), Budget(50, 20, 20, 20)])
+@pytest.mark.parametrize("budget", [Budget(3, 3, [0]), Budget(0, 50, [0]), Budget(50, 0, [0]), Budget(50, 20, [20])])
 def test_a_budget_that_holds_no_piece_has_no_plan(budget: Budget) -> None:
     assert plan(measured("😀" * 20, [1] * 20, [4] * 20, [False] * 20), budget, "auto") is None
 
 
 def test_a_later_chunk_holds_less_by_the_text_before_it() -> None:
     text = " ".join(f"{n}." for n in range(30))
-    found = plan(by_word(text), Budget(10, 10, 4, 4), "auto")
+    found = plan(by_word(text), Budget(10, 10, [4]), "auto")
     assert found is not None
     assert [len(text[start:end].split()) for start, end in found.spans] == [10, 5, 5, 5, 5]
 
 
 @pytest.mark.parametrize(("words", "chunks", "context"), [(26, 3, 2), (27, 3, 1), (28, 3, 1), (31, 4, 2)])
 def test_the_text_before_a_chunk_gives_way_where_it_would_cost_a_chunk_more(words: int, chunks: int, context: int) -> None:
-    found = plan(by_word(" ".join(f"{n}." for n in range(words))), Budget(10, 10, 2, 1), "auto")
+    found = plan(by_word(" ".join(f"{n}." for n in range(words))), Budget(10, 10, [2, 1]), "auto")
     assert found is not None
     assert (len(found.spans), found.context) == (chunks, context)
 
