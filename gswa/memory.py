@@ -14,12 +14,12 @@ from gswa.config import RunConfig
 from gswa.errors import ConfigError
 from gswa.records import Record
 
-FORMULAS = 2  # their version: a correction that was fitted to others is not used
+FORMULAS = 3  # their version: a correction that was fitted to others is not used
 ADAPTER, GRADIENT, MOMENTS = 4, 4, 8  # per adapter parameter: fp32, its gradient, AdamW's two moments
 NUMBER = {"fp32": 4, "bf16": 2, "fp16": 2}
 NF4 = 4 / 8 + (1 + 4 / 256) / 64  # per weight: 4 bits; per 64 weights a scale of 8 bits; per 256 scales one of 32 (QLoRA, 2305.14314)
 LOSS_CHUNK = 256  # target tokens that meet the head at once: gswa/backends/torch/loss.py
-QUERY_BLOCK = 64  # queries whose scores exist at once on a CPU: gswa/backends/torch/attention.py
+QUERY_BLOCK = 48  # queries whose scores exist at once on a CPU: gswa/backends/torch/attention.py
 # Until this machine's own measurements say it better: the process before a model is loaded (libraries, or the CUDA context), what
 # it takes to work at all (threads, code read in, scratch of the matrix library), and what an allocator holds beyond what is alive.
 BASELINE_GB = {"cpu": 0.28, "cuda": 0.6, "metal": 0.5}
@@ -215,8 +215,8 @@ def _halved(config: RunConfig) -> bool:
 def kept_per_token(shape: Shape, config: RunConfig, tokens: int, again: bool = False) -> int:
     """What autograd keeps of one block for one token of a row of `tokens`; `again`: of a block that is gone through again.
 
-    In b: the inputs of the norms (H each, also of the heads' norms); q, k, v and attention's output (2 Q + 2 K), and a copy of
-    the output as o's input (Q) where rows and key heads were brought together on a CPU; gate and up (2 M). What follows is made
+    In b: the inputs of the norms (H each, also of the heads' norms); q, k, v and attention's output (2 Q + 2 K); gate and up (2 M).
+    A kernel of a GPU keeps a number for each query head beside them (fp32). What follows is made
     again by our own blocks and kept by the library's: the norms' outputs (H each, as inputs of q, k, v and of gate, up), and
     silu(gate) · up (M). The library's norms keep their inputs in fp32, its MLP silu(gate) too (M).
     """
@@ -228,7 +228,7 @@ def kept_per_token(shape: Shape, config: RunConfig, tokens: int, again: bool = F
         attention = b * 4 * queries + 8 * shape.heads * tokens  # keys and values repeated for each query head; all scores twice
     else:
         copied = config.device == "cpu" and config.batch_size > 1 and keys > shape.head
-        attention = b * (2 * queries + 2 * keys + (queries if copied else 0)) + 4 * shape.heads
+        attention = b * (2 * queries + 2 * keys) + (0 if config.device == "cpu" else 4 * shape.heads)
         if shape.family in PACKED and not copied:
             attention += b * (queries + keys)  # the values are a part of the packed product, and keep all of it
     mlp = inner * (4 if not lean_mlp else 3 if again else 2)
