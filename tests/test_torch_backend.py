@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -13,7 +15,7 @@ from small_job import WORDS
 
 from gswa.backends.base import load_backend
 from gswa.backends.checkpoint import last_sealed
-from gswa.backends.child import run_child
+from gswa.backends.child import CHILD_ENVIRONMENT, run_child
 from gswa.basemodel import BUILTIN_FOLDER
 from gswa.errors import ConfigError, GswaError, Interrupted, OutOfMemory, TrainingError
 from gswa.files import write_lines
@@ -255,3 +257,17 @@ def test_answers_come_in_order_and_do_not_depend_on_how_many_are_written_at_a_ti
         written.append([answer.text for answer in answers])
     assert written[0] == written[1]
     assert all(written[0])
+
+
+def test_what_one_phase_freed_is_not_in_the_peak_of_the_next():
+    """Children keep what tensors left in the heap, which made an evaluation's peak the training's."""
+    code = (
+        "import torch; from gswa.backends.torch.memory import give_back, now_gb, peak_gb, reset_peak\n"
+        "tensors = [torch.ones(1 << 21) for _ in range(30)]; held = now_gb('cpu'); del tensors; kept = now_gb('cpu')\n"
+        "give_back('cpu'); reset_peak('cpu'); print(held - kept, held - peak_gb('cpu'))"
+    )
+    env = {**os.environ, **CHILD_ENVIRONMENT}
+    kept, left = map(
+        float, subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout.split()
+    )
+    assert left > 0.2 > 0.05 > kept  # of 0.23 GB

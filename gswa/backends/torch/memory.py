@@ -60,6 +60,14 @@ def reset_peak(device: str) -> None:
             return  # not Linux, or not permitted: the peak is then the process's whole life
 
 
+def give_back(device: str) -> None:
+    """What the heap still holds of freed tensors, as it does between steps (gswa/backends/child.py), so that the next phase has a peak
+    of its own."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if device == "cpu" else None  # glibc's
+    if trim:
+        trim(0)
+
+
 def peak_gb(device: str) -> float:
     """CUDA: the allocator's peak. CPU: the resident set's."""
     if device == "cuda":

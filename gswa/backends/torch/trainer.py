@@ -19,7 +19,7 @@ from gswa.backends.checkpoint import all_checkpoints, is_sealed, rotate, seal, s
 from gswa.backends.torch import fused
 from gswa.backends.torch.data import Chunks, pad_token, train_loader
 from gswa.backends.torch.evaluate import held_out_loss
-from gswa.backends.torch.memory import peak_gb, reserved_gb, reset_peak
+from gswa.backends.torch.memory import give_back, peak_gb, reserved_gb, reset_peak
 from gswa.backends.torch.packed import NAME, tried
 from gswa.dataset import Tokenizer
 from gswa.errors import Interrupted, TrainingError
@@ -167,6 +167,7 @@ class GswaTrainer(Trainer):
             return
         config = self.job.config
         self.report.phase("evaluate")
+        give_back(config.device)
         reset_peak(config.device)
         try:
             loss = held_out_loss(self.model, self.data[split], config, self.pad, self.report.stop_requested)
@@ -186,6 +187,7 @@ class GswaTrainer(Trainer):
                 attempt=self.job.attempt,
             )
         )
+        give_back(config.device)
         self.report.phase("train")
 
 
@@ -208,6 +210,7 @@ class Telemetry(TrainerCallback):
         if self.real and state.global_step in self.due and state.global_step not in {seen.step for seen in self.run.evaluations("valid")}:
             self.trainer.held_out("valid")  # it was cut off by the stop that this run is resumed from
         self.trainer.report.phase("train")
+        give_back(self.trainer.job.config.device)
         reset_peak(self.trainer.job.config.device)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
