@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import chain, repeat
+from itertools import repeat
 
 import numpy as np
 
@@ -81,14 +81,15 @@ class WordCounts:
         unknown = np.flatnonzero(found == UNKNOWN)
         if not len(unknown):
             return found
-        pieces = [_pieces(word) if len(word) > LONG else [word] for word in map(words.__getitem__, unknown.tolist())]
-        every = list(chain.from_iterable(pieces))
-        if new := list(dict.fromkeys(piece for piece in every if piece not in self.known)):
-            self._learn(new)
+        rare = list(map(words.__getitem__, unknown.tolist()))
         sizes = np.ones(len(words), dtype=np.int64)
-        sizes[unknown] = list(map(len, pieces))
+        for place in np.flatnonzero(np.fromiter(map(len, rare), np.int64, len(rare)) > LONG)[::-1].tolist():
+            rare[place : place + 1] = pieces = _pieces(rare[place])
+            sizes[unknown[place]] = len(pieces)
+        if new := [word for word in dict.fromkeys(rare) if word not in self.known]:
+            self._learn(new)
         found = np.repeat(found, sizes)
-        found[found == UNKNOWN] = self._numbers(every)
+        found[found == UNKNOWN] = self._numbers(rare)
         return found
 
     def _numbers(self, words: list[str]) -> Ints:
@@ -96,18 +97,24 @@ class WordCounts:
 
     def _learn(self, words: list[str]) -> None:
         """All of them in one encode, in which each token counts for the word it ends in."""
-        spelled = [word if word[:1] == "\n" else word[1:] if word[:1] == GLUED else f" {word}" for word in words]
-        lengths = np.array(list(map(len, spelled)), dtype=np.int64)
+        firsts = [word[:1] for word in words]
+        each = zip(words, firsts, strict=True)
+        spelled = [f" {word}" if first not in WITHOUT_SPACE else word.removeprefix(GLUED) for word, first in each]
+        lengths = np.fromiter(map(len, spelled), np.int64, len(spelled))
         line = Line(text := "".join(spelled), special_marks(self.tokenizer, text))
         encode(self.tokenizer, [line])
-        edges = np.cumsum([len(word.encode()) for word in spelled] if line.places.in_bytes else lengths)
+        edges = np.cumsum(lengths)
+        if line.places.in_bytes and not text.isascii():
+            begins = (np.frombuffer(text.encode(), dtype=np.uint8) & 0xC0) != 0x80  # of each byte, whether a character begins with it
+            edges = np.append(np.flatnonzero(begins), len(begins))[edges]
         passed = np.searchsorted(np.maximum.accumulate(line.places.ends), edges, side="right")
-        spaced = np.array([word[:1] != GLUED for word in words])
+        spaced = np.array([first != GLUED for first in firsts])
         packed = (np.diff(passed, prepend=0) * _PACK + lengths) * 2 + spaced
         self.known.update(zip(words, packed.tolist(), strict=True))
 
 
 UNKNOWN = -1
+WITHOUT_SPACE = frozenset(["\n", GLUED])  # what a word begins with that none stands before
 _PACK = 2**16  # above the length of every piece
 
 

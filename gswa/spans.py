@@ -26,6 +26,7 @@ LEVELS: dict[Strategy, tuple[tuple[str, ...], ...]] = {
 }
 # What a cut costs beside uneven shares: a chunk of half the budget costs 0.25, a full one 1.
 PENALTY = {"paragraph": 0.0, "sentence": 0.05, "word": 0.6, "token": 2.0}
+FEW = 1000  # cuts, of which all are looked at together in the time that ten take one by one
 NEAREST = 32  # cuts that are weighed against each other at each place where a chunk may end
 
 
@@ -172,13 +173,18 @@ def _fullest(text: Measured, budget: Budget, context: int, strategy: Strategy, c
 
 def _farthest(text: Measured, cuts: Cuts, budget: Budget, context: int) -> list[int] | None:
     """The cuts of chunks that are as full as they can be: no way needs fewer. None where a piece between two cuts is too long."""
+
+    def reached(at: Ints) -> list[int]:
+        ends = cuts.tokens[at] + _room(text, cuts, budget, context, at)
+        return list((cuts.tokens.searchsorted(ends, side="right") - 1).tolist())
+
     chain, last = [0], len(cuts.tokens) - 1
+    known = reached(np.arange(last)) if last <= FEW else None
     while chain[-1] < last:
-        at = np.array(chain[-1:])
-        reached = int(cuts.tokens.searchsorted(cuts.tokens[at] + _room(text, cuts, budget, context, at), side="right")[0]) - 1
-        if reached <= chain[-1]:
+        at = chain[-1]
+        chain.append(known[at] if known else reached(np.array([at]))[0])
+        if chain[-1] <= at:
             return None
-        chain.append(reached)
     return chain
 
 
