@@ -33,16 +33,13 @@ NO_GRACE = 1.0  # for one that has none to save
 # glibc before 2.38 cannot give a freed aligned block to a request of the same size again unless the slivers beside it have
 # been merged with it, and its small-block caches keep those slivers apart: without them the peak of a step above the imports
 # fell from 673 to 491 MB in fp32 and from 543 to 418 MB in bf16, in the same time (15.7 M parameters, 4 × 512; 2026-11).
-# What the heap gives back at the end of a backward pass the next step must ask for again, page by page: kept, a step took 3 % less
-# CPU time at the same peak (15.7 M, 4 × 512; 2026-11). 32 MiB, beyond which a tensor has pages of its own, is what glibc arrives at.
 # oneDNN keeps a compiled kernel of 0.6 MB for every shape of every product, up to 1,024 of them, and torch as many again: with 128 of
 # each, dry runs in bf16 peaked at 0.46 GB in place of 0.85 GB (micro-batches of 2) at the same speed (0.9 M parameters; 2026-11).
 CHILD_ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",
     "TOKENIZERS_PARALLELISM": "false",
     "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
-    "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0"
-    f":glibc.malloc.trim_threshold={2**40}:glibc.malloc.mmap_threshold={32 * 2**20}",
+    "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0",
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128",
     "LRU_CACHE_CAPACITY": "128",
 }

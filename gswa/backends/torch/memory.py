@@ -10,7 +10,8 @@ from gswa.config import RunConfig
 
 GB = 2**30
 CUDA_CONTEXT_GB = 0.6  # of the driver and its kernels, outside the allocator's count
-M_MMAP_THRESHOLD, OWN_PAGES_FROM = -3, 128 * 2**10  # malloc.h; bytes
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
+OWN_PAGES_FROM, LARGEST_IN_HEAP, NEVER = 128 * 2**10, 32 * 2**20, 2**31 - 1  # bytes; the second is what glibc arrives at by itself
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -31,6 +32,18 @@ def limit_memory(config: RunConfig) -> None:
     torch.ones(1 << 16).sum()  # starts the threads: their stacks would otherwise fail later, and end the process without a word
     limit = int(config.memory_limit_gb * GB)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
+def keep_heap(config: RunConfig) -> None:
+    """What a step frees stays in this process for the next one: asked for anew, page by page, it took 3 % of a step's CPU time.
+
+    To be called once a step has run: from the start on, the heap had holes between what stays, and the peak was a twentieth higher
+    (15.7 M parameters, 4 × 512; 2026-11). Not for machines where memory is short, nor where the C library is not glibc.
+    """
+    change = getattr(ctypes.CDLL(None), "mallopt", None)
+    if change and config.device == "cpu" and config.memory_limit_gb is None:
+        change(M_TRIM_THRESHOLD, NEVER)
+        change(M_MMAP_THRESHOLD, LARGEST_IN_HEAP)
 
 
 _highest_gb = 0.0  # of the peaks that were reset
@@ -61,7 +74,7 @@ def reset_peak(device: str) -> None:
 
 
 def give_back(device: str) -> None:
-    """What the heap still holds of freed tensors, as it does between steps (gswa/backends/child.py), so that the next phase has a peak
+    """What the heap still holds of freed tensors, as it does between steps, so that the next phase has a peak
     of its own."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if device == "cpu" else None  # glibc's
     if trim:

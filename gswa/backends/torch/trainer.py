@@ -19,7 +19,7 @@ from gswa.backends.checkpoint import all_checkpoints, is_sealed, rotate, seal, s
 from gswa.backends.torch import fused
 from gswa.backends.torch.data import Chunks, pad_token, train_loader
 from gswa.backends.torch.evaluate import held_out_loss
-from gswa.backends.torch.memory import give_back, peak_gb, reserved_gb, reset_peak
+from gswa.backends.torch.memory import give_back, keep_heap, peak_gb, reserved_gb, reset_peak
 from gswa.backends.torch.packed import NAME, tried
 from gswa.dataset import Tokenizer
 from gswa.errors import Interrupted, TrainingError
@@ -221,6 +221,7 @@ class Telemetry(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.seconds = time.perf_counter() - self.started
+        keep_heap(self.trainer.job.config)
         if self.trainer.report.stop_requested():
             control.should_save = control.should_training_stop = True
         if self.real and (state.global_step in self.due or self._too_much_to_lose(state.global_step)):
