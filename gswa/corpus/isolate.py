@@ -214,24 +214,48 @@ def watch_memory(limit: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+_starting = threading.Lock()  # one process at a time: what is changed for its start is changed for all threads
+
+
 class _FreshProcess(SpawnProcess):
     """A spawned child imports its parent's main script anew, and with it Prefect or torch: this one sees an empty script.
 
     Ctrl-C reaches it too, and would end it with a traceback before Pebble has told it to ignore that: what is blocked here stays
-    blocked in the process that is started.
+    blocked in the process that is started. Where it ends us meanwhile, the child finds half of what it should read, or none of our
+    semaphores: nothing that it says before `_confine` is for the user either.
     """
 
     @staticmethod
     def _Popen(process_obj: Any) -> Any:
         resource_tracker.ensure_running()  # it unblocks SIGINT when it starts
-        main = sys.modules["__main__"]
-        sys.modules["__main__"] = ModuleType("__main__")
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            return Popen(process_obj)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-            sys.modules["__main__"] = main
+        with _starting:
+            main = sys.modules["__main__"]
+            sys.modules["__main__"] = ModuleType("__main__")
+            blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                with _silence():
+                    return Popen(process_obj)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+                sys.modules["__main__"] = main
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """stderr leads nowhere, for this process too; where it is closed, nothing need be done."""
+    try:
+        heard = os.dup(2)
+    except OSError:
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(heard, 2)
+        os.close(heard)
+        os.close(nowhere)
 
 
 class _FreshContext(SpawnContext):
