@@ -14,12 +14,12 @@ FLOORS = (  # highest first; what stands on one floor may import its neighbours,
     "gswa.planner gswa.planning gswa.dryruns gswa.attempt gswa.number_formats gswa.evaluate gswa.report gswa.export gswa.intake "
     "gswa.pairs gswa.writers gswa.settle gswa.preprocess gswa.console gswa.advice",
     "gswa.corpus gswa.examples gswa.formats gswa.forms gswa.passages gswa.recipe gswa.splits gswa.chunking gswa.parts gswa.aligned "
-    "gswa.measure gswa.spans gswa.uncut gswa.sentences gswa.lengths gswa.conservation gswa.cursor gswa.hardware gswa.nvidia gswa.profiles "
+    "gswa.measure gswa.spans gswa.uncut gswa.sentences gswa.lengths gswa.conservation gswa.cursor gswa.hardware gswa.profiles "
     "gswa.models gswa.calibration gswa.forecast gswa.flops gswa.candidates gswa.ladder "
     "gswa.basemodel",
     "gswa.backends",
     "gswa.dataset gswa.memory gswa.tokens gswa.order gswa.packing",
-    "gswa.rundir gswa.workspace gswa.cgroup gswa.disk",
+    "gswa.rundir gswa.workspace gswa.cgroup gswa.disk gswa.nvidia",
     "gswa.config gswa.errors gswa.records gswa.files",
 )
 LEVELS = {name: level for level, floor in enumerate(FLOORS) for name in floor.split()}

@@ -5,13 +5,21 @@ import shutil
 from pathlib import Path
 
 import pytest
+from small_job import make_job
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("bitsandbytes")
 
-from gswa.backends.torch.model import load_base  # noqa: E402  (where torch is absent the module is skipped above)
+from bitsandbytes.cuda_specs import get_compute_capabilities  # noqa: E402  (where torch is absent the module is skipped above)
+
+from gswa.backends.child import run_child  # noqa: E402
+from gswa.backends.preload import cuda_untouched  # noqa: E402
+from gswa.backends.torch.model import load_base  # noqa: E402
 from gswa.basemodel import BUILTIN_FOLDER  # noqa: E402
 from gswa.config import RunConfig  # noqa: E402
+from gswa.dataset import Tokenizer  # noqa: E402
+from gswa.nvidia import Gpu  # noqa: E402
+from gswa.rundir import RunDir  # noqa: E402
 from gswa.workspace import cache  # noqa: E402
 
 pytestmark = pytest.mark.backend
@@ -53,3 +61,21 @@ def test_a_cache_that_cannot_be_written_only_costs_time(model: Path) -> None:
     cache().parent.mkdir()
     cache().write_text("a file in its place")
     assert load_base(str(model), CONFIG).model is not None
+
+
+def test_bitsandbytes_asks_nothing_of_cuda_while_it_is_preloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It had CUDA started in the server, so that no child could use the card. A torch for the CPU raises where that is tried."""
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    gpus = [Gpu(name="a card", total_gb=8, free_gb=8, compute_capability=capability) for capability in ((8, 9), (7, 5))]
+    own = torch.cuda.get_device_capability
+    with cuda_untouched(gpus):
+        assert torch.cuda.is_available()
+        assert get_compute_capabilities() == [(7, 5), (8, 9)]
+    assert torch.cuda.get_device_capability is own
+
+
+@pytest.mark.gpu
+def test_a_4_bit_base_trains_on_a_card(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    job = make_job(tmp_path, tokenizer, device="cuda", number_format="bf16", quantization="4bit")
+    run_child(job)
+    assert len(RunDir(job.run).steps()) == 6

@@ -16,16 +16,21 @@ import signal
 import socket
 import sys
 import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, NoReturn
 
+from gswa.nvidia import Gpu, read_nvidia
 
-def serve(connection: socket.socket, modules: list[str]) -> None:
+
+def serve(connection: socket.socket, modules: list[str], bitsandbytes: bool) -> None:
     """Load, say so, then fork on request until the parent is gone."""
     # Nothing of what the libraries make is ever garbage: looking through it took a fifth of their loading (4.7 for 3.9
     # CPU-seconds), and 0.2 to 0.5 seconds of every child, which then had pages of its own of it all.
     gc.disable()
-    for name in modules:
-        importlib.import_module(name)
+    with cuda_untouched(read_nvidia(0.0, 0.0).gpus) if bitsandbytes else nullcontext():
+        for name in modules:
+            importlib.import_module(name)
     gc.freeze()
     gc.enable()
     woken, wake = os.pipe()
@@ -51,6 +56,28 @@ def serve(connection: socket.socket, modules: list[str]) -> None:
             for descriptor in descriptors:
                 os.close(descriptor)
             _say(connection, started=pid)
+
+
+@contextmanager
+def cuda_untouched(gpus: Sequence[Gpu]) -> Iterator[None]:
+    """While entered, torch answers with these what a library asks of its cards.
+
+    bitsandbytes asks as it is imported, and torch would ask CUDA: no child forked after that could use a card.
+    """
+    import torch
+
+    count = len(gpus) if torch.version.cuda else 0  # else torch is built for the CPU
+    answers: dict[str, Callable[..., Any]] = {
+        "is_available": lambda: count > 0,
+        "device_count": lambda: count,
+        "get_device_capability": lambda device: gpus[device.idx].compute_capability,
+    }
+    asked = {name: getattr(torch.cuda, name) for name in answers}
+    vars(torch.cuda).update(answers)
+    try:
+        yield
+    finally:
+        vars(torch.cuda).update(asked)
 
 
 def _say(connection: socket.socket, **content: Any) -> None:
@@ -90,7 +117,8 @@ def _child(job: str, output: int, messages: int, lifeline: int) -> NoReturn:
 
 
 if __name__ == "__main__":
-    if "--without-bitsandbytes" in sys.argv:
+    with_bitsandbytes = "--without-bitsandbytes" not in sys.argv
+    if not with_bitsandbytes:
         # transformers and peft import it where it is installed, for 2.7 CPU-seconds and 58 MB; only a 4-bit base needs it.
         sys.modules["bitsandbytes"] = None  # type: ignore[assignment]
-    serve(socket.socket(fileno=int(sys.argv[1])), [name for name in sys.argv[2:] if not name.startswith("--")])
+    serve(socket.socket(fileno=int(sys.argv[1])), [name for name in sys.argv[2:] if not name.startswith("--")], with_bitsandbytes)
