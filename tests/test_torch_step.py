@@ -45,9 +45,18 @@ def test_one_product_of_base_and_adapter_is_the_sum_of_the_two():
     same(OneProduct.apply(x, base, a, b, 0.5), base(x) + 0.5 * (x @ a.t() @ b.t()), [x, a, b])
 
 
-def test_the_adapter_added_in_place_is_the_adapter_added():
+@pytest.mark.parametrize("bias", [False, True])
+def test_the_adapter_added_in_place_is_the_adapter_added(bias):
     x, a, b = tensors((2, 5, 8), (3, 8), (6, 3))
-    base = torch.nn.Linear(8, 6).double().requires_grad_(False)
+    base = torch.nn.Linear(8, 6, bias).double().requires_grad_(False)
+    same(AddAdapter.apply(base(x), x, a, b, 0.5), base(x) + 0.5 * (x @ a.t() @ b.t()), [x, a, b])
+
+
+def test_a_4_bit_product_with_a_bias_gets_its_adapter():
+    """As in Qwen2: that product is a view, and autograd refused that it be written into."""
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    x, a, b = (tensor.detach().float().requires_grad_() for tensor in tensors((2, 5, 64), (3, 64), (96, 3)))
+    base = bitsandbytes.nn.Linear4bit(64, 96, quant_type="nf4", compute_dtype=torch.float32).to("cpu").requires_grad_(False)
     same(AddAdapter.apply(base(x), x, a, b, 0.5), base(x) + 0.5 * (x @ a.t() @ b.t()), [x, a, b])
 
 

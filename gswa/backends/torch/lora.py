@@ -35,10 +35,7 @@ class OneProduct(torch.autograd.Function):
 
 
 class AddAdapter(torch.autograd.Function):
-    """y + s·(x·Aᵀ)·Bᵀ, written into y, in y's format; A and B are fp32 masters, and so are their gradients.
-
-    y comes first: where it is a view, autograd takes the first gradient for its own.
-    """
+    """y + s·(x·Aᵀ)·Bᵀ, written into y, in y's format; A and B are fp32 masters, and so are their gradients."""
 
     @staticmethod
     def forward(ctx: Any, y: torch.Tensor, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scale: float) -> torch.Tensor:
@@ -47,8 +44,11 @@ class AddAdapter(torch.autograd.Function):
         a, b = a.to(x.dtype), b.to(x.dtype)
         ctx.save_for_backward(x, a, b)
         ctx.scale = scale
+        through_a = F.linear(rows(x), a)
+        if y._is_view():  # as bitsandbytes' product with a bias is, made in a function of its own: autograd lets nobody write into that
+            return torch.addmm(rows(y), through_a, b.t(), alpha=scale).view(y.shape)
         ctx.mark_dirty(y)
-        rows(y).addmm_(F.linear(rows(x), a), b.t(), alpha=scale)
+        rows(y).addmm_(through_a, b.t(), alpha=scale)
         return y
 
     @staticmethod
