@@ -85,12 +85,13 @@ def test_a_packed_line_has_no_padding_and_no_target_across_rows():
     assert pack([])["input_ids"].numel() == 0
 
 
-def test_a_leak_between_rows_would_be_seen(monkeypatch):
-    """The check before a kernel is trusted: attention over the whole line, as if it were one row, is not right."""
-    assert is_right(torch.device("cpu"), torch.float32, 4, 2, 8)
+@pytest.mark.parametrize(("dtype", "shape"), [(torch.float32, (4, 2, 8)), (torch.bfloat16, (28, 4, 128)), (torch.float16, (14, 2, 64))])
+def test_a_leak_between_rows_would_be_seen(dtype, shape, monkeypatch):
+    """The check before a kernel is trusted: attention over the whole line, as if it were one row, is not right. In bf16 it trusted none."""
+    assert is_right(torch.device("cpu"), dtype, *shape)
     whole = packed.each_row
     monkeypatch.setattr(packed, "each_row", lambda q, k, v, bounds, *rest: whole(q, k, v, bounds[[0, -1]], *rest))
-    assert not is_right(torch.device("cpu"), torch.float32, 4, 2, 8)
+    assert not is_right(torch.device("cpu"), dtype, *shape)
 
 
 def test_no_mask_of_line_by_line_is_drawn():
