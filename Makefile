@@ -70,7 +70,7 @@ stop-prefect: ready ## Stop both
 
 ##@ Development
 .PHONY: test check gpu-check
-gpu-check: ready ## All checks that need a GPU, one JSON line each
+gpu-check: ready-dev ## All checks that need a GPU, one JSON line each
 	@$(PYTHON) benchmarks/gpu_check.py
 test: ready-dev ## Run the tests (all but those that need a browser or a GPU)
 	@$(PYTHON) -m pytest

@@ -5,13 +5,15 @@
 For 4, 8, 16, 24 and 48 GB: a random base of about 1.2 B parameters (no hub is asked), the guide's row for that card, a real
 limit on the allocator, and the ladder walked as far as it takes. Then a micro-batch that cannot fit 4 GB, which must be
 survived, and the same losses with and without a batch rung. Then the guide's rows without a limit, on bases of random weights in
-the shapes of Qwen2.5 1.5B and 7B: what memory was predicted and measured, and how much of the card is left. Ends with exit 1
-where a check failed, and 3 without a GPU.
+the shapes of Qwen2.5 1.5B and 7B: what memory was predicted and measured, and how much of the card is left. Last the tests that
+are marked for a GPU. `memory` is what each check taught: pairs of GB, predicted and measured, above the process itself. Ends with
+exit 1 where a check failed, and 3 without a GPU.
 """
 
 import argparse
 import json
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -32,6 +34,7 @@ from gswa.profiles import number_format, row_for
 from gswa.rundir import RunDir
 from gswa.workspace import Workspace
 
+TESTS = Path(__file__).parents[1] / "tests"
 CARDS_GB = (4, 8, 16, 24, 48)
 SHAPE = {
     "model_type": "llama", "hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 24, "num_attention_heads": 16,
@@ -118,6 +121,7 @@ def predicted_and_measured(folder: Path, card_gb: int, common: dict[str, Any]) -
         "model": model.model_id,
         "predicted_gb": round(forecast.prediction.peak_gb, 2),
         "corrected_gb": round(forecast.peak_gb, 2) if forecast.correction else None,
+        "correction": str(forecast.correction) if forecast.correction else None,
         "measured_gb": round(peak, 2),
         "error": round(error, 3),
         "error_corrected": None if corrected is None else round(corrected, 3),
@@ -127,12 +131,23 @@ def predicted_and_measured(folder: Path, card_gb: int, common: dict[str, Any]) -
     }
 
 
+def marked_tests() -> dict[str, Any]:
+    """Only of files that have some: others may need packages that such a machine lacks."""
+    files = [str(file) for file in sorted(TESTS.glob("test_*.py")) if "pytest.mark.gpu" in file.read_text(encoding="utf-8")]
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-m", "gpu", *files], capture_output=True, text=True, check=False)
+    lines = (done.stdout or done.stderr).strip().splitlines()
+    return {"ok": done.returncode == 0, "said": [line for line in lines if line.startswith(("FAILED", "ERROR"))] + lines[-1:]}
+
+
 def said(name: str, check: Callable[[], dict[str, Any]]) -> bool:
-    began = time.monotonic()
+    began, compute = time.monotonic(), hardware.probe().compute_name
+    known = len(measurements(Workspace(), compute))
     try:
         figures = check()
     except GswaError as error:
         figures = {"ok": False, "error": str(error)}
+    learnt = measurements(Workspace(), compute)[known:]
+    figures["memory"] = [[round(each.predicted_gb, 2), round(each.measured_gb, 2)] for each in learnt]
     print(json.dumps({"check": name, **figures, "seconds": round(time.monotonic() - began, 1), **machine()}), flush=True)
     return bool(figures["ok"])
 
@@ -154,6 +169,7 @@ def main() -> int:
         for size in SHAPES:
             if size < found.total_gb:
                 checks[f"memory of the row of {size} GB"] = lambda size=size: predicted_and_measured(folder, size, common)
+        checks["tests marked gpu"] = marked_tests
         return 0 if all([said(name, check) for name, check in checks.items()]) else 1
 
 

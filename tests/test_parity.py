@@ -116,3 +116,13 @@ def test_in_bf16_they_differ_by_a_hundredth_at_most(ours, theirs):
 def test_the_held_out_loss_is_that_of_the_stock_trainer(number_format, tolerance, ours, theirs):
     after = RunDir(ours[number_format].run).evaluations("test")[-1].eval_loss
     assert after == pytest.approx(theirs[1], rel=tolerance)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("number_format", "apart"), [("fp32", 1e-4), ("bf16", 1e-2)])
+def test_on_a_card_the_losses_are_those_of_the_stock_trainer_on_the_cpu(number_format, apart, theirs, tokenizer, tmp_path):
+    """With the batching and the cross-entropy that this card is fastest with."""
+    job = make_job(tmp_path, tokenizer, epochs=4, device="cuda", number_format=number_format)
+    run_child(job)
+    assert losses(job) == pytest.approx(theirs[0], abs=apart)
+    assert RunDir(job.run).evaluations("test")[-1].eval_loss == pytest.approx(theirs[1], rel=apart)
