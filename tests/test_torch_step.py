@@ -10,7 +10,7 @@ from gswa.backends.torch.attention import BLOCK, CausalAttention
 from gswa.backends.torch.blocks import GatedSilu, Recipes, RmsNorm
 from gswa.backends.torch.data import collate
 from gswa.backends.torch.formats import measure
-from gswa.backends.torch.lora import AddAdapter, OneProduct
+from gswa.backends.torch.lora import AddAdapter, OneProduct, TwoProducts
 from gswa.backends.torch.model import add_adapter, load_base
 from gswa.backends.torch.products import FILLED, linear
 from gswa.basemodel import BUILTIN_FOLDER
@@ -46,6 +46,13 @@ def test_one_product_of_base_and_adapter_is_the_sum_of_the_two():
 
 
 @pytest.mark.parametrize("bias", [False, True])
+def test_two_products_in_one_tensor_are_their_sum(bias):
+    x, a, b = tensors((2, 5, 8), (3, 8), (6, 3))
+    base = torch.nn.Linear(8, 6, bias).double().requires_grad_(False)
+    same(TwoProducts.apply(x, base, a, b, 0.5), base(x) + 0.5 * (x @ a.t() @ b.t()), [x, a, b])
+
+
+@pytest.mark.parametrize("bias", [False, True])
 def test_the_adapter_added_in_place_is_the_adapter_added(bias):
     x, a, b = tensors((2, 5, 8), (3, 8), (6, 3))
     base = torch.nn.Linear(8, 6, bias).double().requires_grad_(False)
@@ -60,9 +67,10 @@ def test_a_4_bit_product_with_a_bias_gets_its_adapter():
     same(AddAdapter.apply(base(x), x, a, b, 0.5), base(x) + 0.5 * (x @ a.t() @ b.t()), [x, a, b])
 
 
-def test_the_gated_product_keeps_its_gradient():
+@pytest.mark.parametrize("remade", [False, True])
+def test_the_gated_product_keeps_its_gradient(remade):
     gate, up = tensors((3, 4), (3, 4))
-    same(GatedSilu.apply(gate, up), F.silu(gate) * up, [gate, up])
+    same(GatedSilu.apply(gate, up, [F.silu(gate.detach())] if remade else []), F.silu(gate) * up, [gate, up])
 
 
 def test_the_norm_keeps_its_gradient():
@@ -124,10 +132,10 @@ def test_a_bf16_adapter_follows_the_optimizer():
     """Fused AdamW changes a weight without counting up its version: a cast kept by version would stay behind."""
     base, x = torch.nn.Linear(8, 6, dtype=torch.bfloat16).requires_grad_(False), torch.randn(1, 5, 8).bfloat16()
     a, b = torch.nn.Parameter(torch.ones(3, 8)), torch.nn.Parameter(torch.ones(6, 3))
-    before = AddAdapter.apply(base(x), x, a, b, 1.0).detach()
+    before = TwoProducts.apply(x, base, a, b, 1.0).detach()
     a.grad, b.grad = torch.ones_like(a), torch.ones_like(b)
     torch.optim.AdamW([a, b], lr=0.5, fused=True).step()
-    assert not torch.allclose(AddAdapter.apply(base(x), x, a, b, 1.0), before, atol=0.5)
+    assert not torch.allclose(TwoProducts.apply(x, base, a, b, 1.0), before, atol=0.5)
 
 
 @pytest.fixture(scope="module", params=["fp32", "bf16"])

@@ -30,33 +30,37 @@ class RmsNorm(torch.autograd.Function):
     def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         """With r = 1 / rms(x) and g = weight · upstream: r·g - x · r³ · mean(g·x)."""
         x, weight = ctx.saved_tensors
-        r, wide = _inverse_rms(x, ctx.epsilon), x.float()
+        wide = x.float()
+        r = _inverse_rms(wide, ctx.epsilon)
         g = (upstream[0] * weight).float()
         along = torch.linalg.vecdot(g, wide).unsqueeze_(-1).mul_(r.pow(3)).div_(-x.shape[-1])
-        return g.mul(r).addcmul_(wide, along).to(x.dtype), None, None
+        return g.mul_(r).addcmul_(wide, along).to(x.dtype), None, None
 
 
 def normalised(x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
-    return weight * (x.float() * _inverse_rms(x, epsilon)).to(x.dtype)
+    wide = x.float()
+    return (wide * _inverse_rms(wide, epsilon)).to(x.dtype).mul_(weight)
 
 
 def _inverse_rms(x: torch.Tensor, epsilon: float) -> torch.Tensor:
-    norm: torch.Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+    norm: torch.Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     return norm.square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
 
 
 class GatedSilu(torch.autograd.Function):
-    """silu(gate) · up."""
+    """silu(gate) · up. Whoever has made silu(gate) again for the backward pass may leave it in `remade`."""
 
     @staticmethod
-    def forward(ctx: Any, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, gate: torch.Tensor, up: torch.Tensor, remade: list[torch.Tensor]) -> torch.Tensor:
         ctx.save_for_backward(gate, up)
+        ctx.remade = remade
         return F.silu(gate).mul_(up)
 
     @staticmethod
-    def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
         gate, up = ctx.saved_tensors
-        return torch.ops.aten.silu_backward(upstream[0] * up, gate), F.silu(gate).mul_(upstream[0])
+        activated = ctx.remade.pop() if ctx.remade else F.silu(gate)
+        return torch.ops.aten.silu_backward(upstream[0] * up, gate), activated.mul_(upstream[0]), None
 
 
 class Remade:
@@ -142,9 +146,16 @@ def _norm(recipes: Recipes) -> Callable[..., torch.Tensor]:
 def _gated(recipes: Recipes) -> Callable[..., torch.Tensor]:
     def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
         gate, up = self.gate_proj(x), self.up_proj(x)
-        product = GatedSilu.apply(gate, up)  # type: ignore[no-untyped-call]  # torch's own
+        remade: list[torch.Tensor] = []
+        product = GatedSilu.apply(gate, up, remade)  # type: ignore[no-untyped-call]  # torch's own
         kept = gate.detach(), up.detach()
-        recipes.offer(product, lambda: F.silu(kept[0]).mul_(kept[1]))
+
+        def make() -> torch.Tensor:
+            remade.append(F.silu(kept[0]))
+            product: torch.Tensor = remade[0] * kept[1]
+            return product
+
+        recipes.offer(product, make)
         out: torch.Tensor = self.down_proj(product)
         return out
 

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from gswa.backends.torch.attention import attention
-from gswa.backends.torch.lora import two_products
+from gswa.backends.torch.lora import adapter_on_top
 from gswa.backends.torch.loss import can_be_chunked, chunked
 from gswa.backends.torch.model import DTYPES, add_adapter, make_ready
 from gswa.cgroup import GB
@@ -134,7 +134,7 @@ def _without_data(model: Any, config: RunConfig) -> float:
     for module in model.modules():
         if config.quantization == "4bit" and hasattr(module, "lora_A"):
             module.base_layer = _Quantised(module.base_layer)
-            module.forward = MethodType(two_products, module)
+            module.forward = MethodType(adapter_on_top, module)
         for name, parameter in module._parameters.items():
             if parameter is not None:
                 empty = torch.empty(parameter.shape, dtype=parameter.dtype)

@@ -34,13 +34,38 @@ class OneProduct(torch.autograd.Function):
         return grad_x, None, grad_a, grad_b, None
 
 
+class TwoProducts(torch.autograd.Function):
+    """x·Wᵀ + s·(x·Aᵀ)·Bᵀ, and x's gradient likewise, each sum in one tensor; in x's format. A and B are fp32 masters, and so are
+    their gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, base: torch.nn.Linear, a: torch.Tensor, b: torch.Tensor, scale: float) -> torch.Tensor:
+        # Cast anew each time, for a thousandth of the step: a kept cast would go stale, since fused AdamW changes a weight
+        # without counting up its version.
+        a, b = a.to(x.dtype), b.to(x.dtype)
+        ctx.save_for_backward(x, a, b)
+        ctx.base, ctx.scale = base.weight, scale
+        y = linear(x, base.weight, base.bias)
+        rows(y).addmm_(F.linear(rows(x), a), b.t(), alpha=scale)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, None, torch.Tensor, torch.Tensor, None]:
+        x, a, b = ctx.saved_tensors
+        (gradient,) = upstream
+        through_b, grad_a, grad_b = _adapter_gradients(x, gradient, a, b, ctx.scale)
+        if not ctx.needs_input_grad[0]:
+            return None, None, grad_a, grad_b, None
+        grad_x = linear(gradient, ctx.base.t())
+        rows(grad_x).addmm_(through_b.t(), a, alpha=ctx.scale)
+        return grad_x, None, grad_a, grad_b, None
+
+
 class AddAdapter(torch.autograd.Function):
-    """y + s·(x·Aᵀ)·Bᵀ, written into y, in y's format; A and B are fp32 masters, and so are their gradients."""
+    """y + s·(x·Aᵀ)·Bᵀ, written into y: `TwoProducts` where a layer of another kind (4 bits) has made y of x."""
 
     @staticmethod
     def forward(ctx: Any, y: torch.Tensor, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scale: float) -> torch.Tensor:
-        # Cast anew each time, for a thousandth of the step: a kept cast would go stale, since fused AdamW changes a weight
-        # without counting up its version.
         a, b = a.to(x.dtype), b.to(x.dtype)
         ctx.save_for_backward(x, a, b)
         ctx.scale = scale
@@ -83,23 +108,24 @@ def use_lean_lora(model: Any) -> None:
         m for m in model.modules() if isinstance(m, LoraLayer) and not getattr(m, "lora_variant", None) and not _drops_out(m)
     ]
     for module in plain:
-        module.forward = MethodType(_one_product if type(module) is Linear else two_products, module)
+        module.forward = MethodType(_adapted if type(module) is Linear else adapter_on_top, module)
 
 
 def _drops_out(module: Any) -> bool:
     return any(isinstance(layer, torch.nn.Dropout) and layer.p for layer in module.lora_dropout.values())
 
 
-def _one_product(self: Any, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+def _adapted(self: Any, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
     base = self.base_layer
-    if self.disable_adapters or x.dtype != torch.float32 or _few_rows(x, base.weight):
-        return two_products(self, x)
-    a, b, scale = _adapter(self)
-    product: torch.Tensor = OneProduct.apply(x, base, a, b, scale)  # type: ignore[no-untyped-call]  # torch's own
+    if self.disable_adapters:
+        return base(x)  # type: ignore[no-any-return]
+    way = OneProduct if x.dtype == torch.float32 and not _few_rows(x, base.weight) else TwoProducts
+    product: torch.Tensor = way.apply(x, base, *_adapter(self))  # type: ignore[no-untyped-call]  # torch's own
     return product
 
 
-def two_products(self: Any, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+def adapter_on_top(self: Any, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+    """For base layers that multiply in their own way."""
     base: torch.Tensor = self.base_layer(x)
     if self.disable_adapters:
         return base

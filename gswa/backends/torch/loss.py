@@ -31,10 +31,11 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             target = targets[rows, None]
             weights = linear(hidden[rows], head).float()  # the logits; one tensor of them, changed in place, is all there ever is
             peak, chosen = weights.amax(-1, keepdim=True), weights.gather(1, target)
-            normaliser = weights.sub_(peak).exp_().sum(-1, keepdim=True)
-            total += (normaliser.log() + peak - chosen).sum()
+            torch.softmax(weights, -1, out=weights)
+            # log sum exp(logits) = peak - log max(softmax): the largest probability is exp(peak) / sum exp(logits).
+            total += (peak - weights.amax(-1, keepdim=True).log() - chosen).sum()
             if gradient is not None:
-                slope = weights.div_(normaliser).scatter_add_(1, target, torch.full_like(chosen, -1)).div_(divisor)
+                slope = weights.scatter_add_(1, target, torch.full_like(chosen, -1)).div_(divisor)
                 gradient[rows] = linear(slope.to(head.dtype), head.t())
                 del slope
             del weights
