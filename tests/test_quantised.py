@@ -71,6 +71,8 @@ def test_bitsandbytes_asks_nothing_of_cuda_while_it_is_preloaded(monkeypatch: py
     with cuda_untouched(gpus):
         assert torch.cuda.is_available()
         assert get_compute_capabilities() == [(7, 5), (8, 9)]
+        named = (None, 0, "cuda", torch.device("cuda"), 1, "cuda:1", torch.device("cuda:1"))
+        assert [torch.cuda.get_device_capability(device) for device in named] == [(8, 9)] * 4 + [(7, 5)] * 3
     assert torch.cuda.get_device_capability is own
 
 

@@ -70,7 +70,7 @@ def cuda_untouched(gpus: Sequence[Gpu]) -> Iterator[None]:
     answers: dict[str, Callable[..., Any]] = {
         "is_available": lambda: count > 0,
         "device_count": lambda: count,
-        "get_device_capability": lambda device: gpus[device.idx].compute_capability,
+        "get_device_capability": lambda device=None: gpus[_place(device)].compute_capability,
     }
     asked = {name: getattr(torch.cuda, name) for name in answers}
     vars(torch.cuda).update(answers)
@@ -78,6 +78,15 @@ def cuda_untouched(gpus: Sequence[Gpu]) -> Iterator[None]:
         yield
     finally:
         vars(torch.cuda).update(asked)
+
+
+def _place(device: Any) -> int:
+    """The number of a card, named in one of torch's ways: torch.cuda.device(1), torch.device("cuda:1"), "cuda:1", 1 or None."""
+    import torch
+
+    if isinstance(device, str):
+        device = torch.device(device)
+    return int(getattr(device, "idx", getattr(device, "index", device)) or 0)
 
 
 def _say(connection: socket.socket, **content: Any) -> None:
