@@ -46,7 +46,7 @@ class TwoProducts(torch.autograd.Function):
         ctx.save_for_backward(x, a, b)
         ctx.base, ctx.scale = base.weight, scale
         y = linear(x, base.weight, base.bias)
-        rows(y).addmm_(F.linear(rows(x), a), b.t(), alpha=scale)
+        y.view(-1, y.shape[-1]).addmm_(F.linear(rows(x), a), b.t(), alpha=scale)
         return y
 
     @staticmethod
@@ -57,7 +57,7 @@ class TwoProducts(torch.autograd.Function):
         if not ctx.needs_input_grad[0]:
             return None, None, grad_a, grad_b, None
         grad_x = linear(gradient, ctx.base.t())
-        rows(grad_x).addmm_(through_b.t(), a, alpha=ctx.scale)
+        grad_x.view(-1, x.shape[-1]).addmm_(through_b.t(), a, alpha=ctx.scale)
         return grad_x, None, grad_a, grad_b, None
 
 
@@ -73,7 +73,7 @@ class AddAdapter(torch.autograd.Function):
         if y._is_view():  # as bitsandbytes' product with a bias is, made in a function of its own: autograd lets nobody write into that
             return torch.addmm(rows(y), through_a, b.t(), alpha=scale).view(y.shape)
         ctx.mark_dirty(y)
-        rows(y).addmm_(through_a, b.t(), alpha=scale)
+        y.view(-1, y.shape[-1]).addmm_(through_a, b.t(), alpha=scale)
         return y
 
     @staticmethod
