@@ -13,7 +13,8 @@ import pytest
 import small_job
 from small_job import WORDS
 
-from gswa.backends.base import load_backend
+from gswa.backends import child
+from gswa.backends.base import PRELOAD, load_backend
 from gswa.backends.checkpoint import last_sealed
 from gswa.backends.child import CHILD_ENVIRONMENT, run_child
 from gswa.basemodel import BUILTIN_FOLDER
@@ -51,6 +52,29 @@ def test_a_run_leaves_steps_evaluations_checkpoints_and_an_adapter(trained):
     assert last_sealed(trained.checkpoints)
     assert {path.name for path in trained.adapters.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
     assert losses(trained)[-1] < losses(trained)[0]
+
+
+STARTS_CUDA = """
+import torch
+from gswa.backends import worker
+torch.cuda._is_in_bad_fork = lambda: True
+worker.main = None  # a forked child gets no further
+"""
+
+
+def test_a_library_that_starts_cuda_as_it_is_loaded_costs_time_and_no_run(trained, make_job, tmp_path, monkeypatch):
+    """No fork could use the card after that: the child loads everything anew."""
+    (tmp_path / "starts_cuda.py").write_text(STARTS_CUDA, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setitem(PRELOAD, "torch", (*PRELOAD["torch"], "starts_cuda"))
+    monkeypatch.setattr(child, "_servers", {})
+    job = make_job()
+    try:
+        run_child(job)
+    finally:
+        for server in child._servers.values():
+            server.end()
+    assert losses(RunDir(job.run)) == losses(trained)
 
 
 def test_the_same_seed_gives_the_same_losses_to_the_last_digit(trained, make_job):

@@ -4,7 +4,8 @@
 
 A plain program, so that nothing of the parent's `__main__` is imported again. The server ends with its parent, at end of
 file on the socket. The child ends with its parent too, though the server is what forked it: see the lifeline in `worker`.
-Here no thread is started and no parallel region entered, and CUDA is never touched: a fork would not survive them.
+Here no thread is started, no parallel region entered and CUDA not touched: a fork would not survive them. Where a library touches
+CUDA all the same, the child loads everything anew.
 """
 
 import gc
@@ -114,6 +115,10 @@ def _child(job: str, output: int, messages: int, lifeline: int) -> NoReturn:
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.close(output)
+    if _cuda_is_lost():
+        for descriptor in (messages, lifeline):
+            os.set_inheritable(descriptor, True)
+        os.execv(sys.executable, [sys.executable, "-m", "gswa.backends.worker", job, str(messages), str(lifeline)])
     code = 1
     try:
         code = main(job, str(messages), str(lifeline))
@@ -123,6 +128,12 @@ def _child(job: str, output: int, messages: int, lifeline: int) -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _cuda_is_lost() -> bool:
+    """Whether a library has started CUDA all the same as it was loaded: a card then needs a process that loads everything anew."""
+    torch: Any = sys.modules.get("torch")
+    return torch is not None and bool(torch.cuda._is_in_bad_fork())
 
 
 if __name__ == "__main__":

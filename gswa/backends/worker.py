@@ -146,3 +146,7 @@ def _first_line(error: BaseException) -> str:
 def _end_with_parent(lifeline: int) -> None:
     os.read(lifeline, 1)  # returns at end of file only: nobody ever writes
     os.killpg(0, signal.SIGKILL)  # ourselves and all we started
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
