@@ -13,7 +13,7 @@ pytest.importorskip("bitsandbytes")
 from bitsandbytes.cuda_specs import get_compute_capabilities  # noqa: E402  (where torch is absent the module is skipped above)
 
 from gswa.backends.child import run_child  # noqa: E402
-from gswa.backends.preload import cuda_untouched  # noqa: E402
+from gswa.backends.preload import ANEW, cuda_untouched  # noqa: E402
 from gswa.backends.torch.model import load_base  # noqa: E402
 from gswa.basemodel import BUILTIN_FOLDER  # noqa: E402
 from gswa.config import RunConfig  # noqa: E402
@@ -81,3 +81,4 @@ def test_a_4_bit_base_trains_on_a_card(tokenizer: Tokenizer, tmp_path: Path) -> 
     job = make_job(tmp_path, tokenizer, device="cuda", number_format="bf16", quantization="4bit")
     run_child(job)
     assert len(RunDir(job.run).steps()) == 6
+    assert ANEW not in RunDir(job.run).output_log.read_text(encoding="utf-8")

@@ -17,6 +17,7 @@ from gswa.backends import child
 from gswa.backends.base import PRELOAD, load_backend
 from gswa.backends.checkpoint import last_sealed
 from gswa.backends.child import CHILD_ENVIRONMENT, run_child
+from gswa.backends.preload import ANEW
 from gswa.basemodel import BUILTIN_FOLDER
 from gswa.errors import ConfigError, GswaError, Interrupted, OutOfMemory, TrainingError
 from gswa.files import write_lines
@@ -74,6 +75,7 @@ def test_a_library_that_starts_cuda_as_it_is_loaded_costs_time_and_no_run(traine
     finally:
         for server in child._servers.values():
             server.end()
+    assert ANEW in RunDir(job.run).output_log.read_text(encoding="utf-8")
     assert losses(RunDir(job.run)) == losses(trained)
 
 

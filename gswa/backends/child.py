@@ -36,7 +36,7 @@ NO_GRACE = 1.0  # for one that has none to save
 # oneDNN keeps a compiled kernel of 0.6 MB for every shape of every product, up to 1,024 of them, and torch as many again: with 128 of
 # each, dry runs in bf16 peaked at 0.46 GB in place of 0.85 GB (micro-batches of 2) at the same speed (0.9 M parameters; 2026-11).
 # CUDA memory in segments that grow: in segments of fixed sizes torch held 17 to 38 % more (5.46 for 4.67 GB, 2.82 for 2.05; H100,
-# 1.2 billion parameters), the more the larger the card, so that one measurement said little of the next.
+# 1.2 billion parameters), so that one measurement said little of the next.
 CHILD_ENVIRONMENT = {
     "PYTORCH_ALLOC_CONF": "expandable_segments:True",
     "OMP_WAIT_POLICY": "PASSIVE",

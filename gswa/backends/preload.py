@@ -5,7 +5,7 @@
 A plain program, so that nothing of the parent's `__main__` is imported again. The server ends with its parent, at end of
 file on the socket. The child ends with its parent too, though the server is what forked it: see the lifeline in `worker`.
 Here no thread is started, no parallel region entered and CUDA not touched: a fork would not survive them. Where a library touches
-CUDA all the same, the child loads everything anew.
+CUDA through torch all the same, the child loads everything anew.
 """
 
 import gc
@@ -22,6 +22,8 @@ from contextlib import contextmanager, nullcontext
 from typing import Any, NoReturn
 
 from gswa.nvidia import Gpu, read_nvidia
+
+ANEW = "a library has started CUDA in the preload server; everything is loaded anew"
 
 
 def serve(connection: socket.socket, modules: list[str], bitsandbytes: bool) -> None:
@@ -116,6 +118,8 @@ def _child(job: str, output: int, messages: int, lifeline: int) -> NoReturn:
     os.dup2(output, 2)
     os.close(output)
     if _cuda_is_lost():
+        sys.stderr.write(f"{ANEW}\n")
+        sys.stderr.flush()
         for descriptor in (messages, lifeline):
             os.set_inheritable(descriptor, True)
         os.execv(sys.executable, [sys.executable, "-m", "gswa.backends.worker", job, str(messages), str(lifeline)])
@@ -131,7 +135,7 @@ def _child(job: str, output: int, messages: int, lifeline: int) -> NoReturn:
 
 
 def _cuda_is_lost() -> bool:
-    """Whether a library has started CUDA all the same as it was loaded: a card then needs a process that loads everything anew."""
+    """Whether a library has started CUDA through torch all the same: a card then needs a process that loads everything anew."""
     torch: Any = sys.modules.get("torch")
     return torch is not None and bool(torch.cuda._is_in_bad_fork())
 

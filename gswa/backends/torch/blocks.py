@@ -48,19 +48,19 @@ def _inverse_rms(x: torch.Tensor, epsilon: float) -> torch.Tensor:
 
 
 class GatedSilu(torch.autograd.Function):
-    """silu(gate) · up. Whoever has made silu(gate) again for the backward pass may leave it in `remade`."""
+    """silu(gate) · up."""
 
     @staticmethod
-    def forward(ctx: Any, gate: torch.Tensor, up: torch.Tensor, remade: list[torch.Tensor]) -> torch.Tensor:
+    def forward(ctx: Any, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(gate, up)
-        ctx.remade = remade
         return F.silu(gate).mul_(up)
 
     @staticmethod
-    def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
+    def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         gate, up = ctx.saved_tensors
-        activated = ctx.remade.pop() if ctx.remade else F.silu(gate)
-        return torch.ops.aten.silu_backward(upstream[0] * up, gate), activated.mul_(upstream[0]), None
+        slope = upstream[0] * up
+        torch.ops.aten.silu_backward.grad_input(slope, gate, grad_input=slope)
+        return slope, F.silu(gate).mul_(upstream[0])
 
 
 class Remade:
@@ -146,16 +146,9 @@ def _norm(recipes: Recipes) -> Callable[..., torch.Tensor]:
 def _gated(recipes: Recipes) -> Callable[..., torch.Tensor]:
     def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
         gate, up = self.gate_proj(x), self.up_proj(x)
-        remade: list[torch.Tensor] = []
-        product = GatedSilu.apply(gate, up, remade)  # type: ignore[no-untyped-call]  # torch's own
+        product = GatedSilu.apply(gate, up)  # type: ignore[no-untyped-call]  # torch's own
         kept = gate.detach(), up.detach()
-
-        def make() -> torch.Tensor:
-            remade.append(F.silu(kept[0]))
-            product: torch.Tensor = remade[0] * kept[1]
-            return product
-
-        recipes.offer(product, make)
+        recipes.offer(product, lambda: F.silu(kept[0]).mul_(kept[1]))
         out: torch.Tensor = self.down_proj(product)
         return out
 

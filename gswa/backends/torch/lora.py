@@ -101,7 +101,7 @@ def _adapter_gradients(
 
 
 def use_lean_lora(model: Any) -> None:
-    """Give PEFT's plain LoRA layers the products above; layers of another kind (DoRA, dropout, 8-bit) keep PEFT's own."""
+    """Give PEFT's plain LoRA layers the products above; layers of another kind (DoRA, dropout) keep PEFT's own."""
     from peft.tuners.lora.layer import Linear, LoraLayer
 
     plain: list[Any] = [
