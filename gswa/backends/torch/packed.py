@@ -8,6 +8,7 @@ cu_seq_lens_q     0 5 8                     (rows + 1,): no row attends to anoth
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from inspect import signature
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
@@ -15,11 +16,11 @@ from typing import Any, NamedTuple
 import torch
 
 from gswa.backends.torch.attention import CausalAttention
+from gswa.backends.torch.fused import near
 from gswa.backends.torch.loss import IGNORED
 from gswa.dataset import Rendered
 
 NAME = "gswa_packed"
-CLOSE = 0.03  # of the largest value: in bf16 a right kernel is within 0.012, one that lets rows see each other beyond 0.6
 
 
 def pack(rows: Sequence[Rendered]) -> dict[str, Any]:
@@ -63,10 +64,17 @@ def each_row(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bounds
     from torch.nn.attention.varlen import varlen_attn
 
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-    # torch 2.12 and newer want to be told of grouped queries, which the kernel of 2.11 takes as they come.
-    grouped: dict[str, Any] = {"enable_gqa": q.shape[1] != k.shape[1]} if "enable_gqa" in signature(varlen_attn).parameters else {}
+    grouped: dict[str, Any] = {"enable_gqa": True} if q.shape[1] != k.shape[1] and _wants_to_be_told() else {}
     out: Any = varlen_attn(q, k, v, bounds, bounds, longest, longest, scale=scale, window_size=(-1, 0), **grouped)
     return out[None]  # type: ignore[no-any-return]
+
+
+@cache
+def _wants_to_be_told() -> bool:
+    """Of grouped queries, which the kernel of torch 2.11 takes as they come."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    return "enable_gqa" in signature(varlen_attn).parameters
 
 
 def register() -> str:
@@ -117,7 +125,7 @@ def is_right(device: torch.device, dtype: torch.dtype, heads: int, key_heads: in
     except (ImportError, RuntimeError, TypeError, ValueError):  # no such kernel in this torch, or not for this card, format or width
         return False
     wanted = torch.autograd.grad(theirs.square().sum(), (q, k, v))
-    return all(bool((a - b).abs().max() <= CLOSE * b.abs().max()) for a, b in zip((ours, *found), (theirs, *wanted), strict=True))
+    return all(near(a, b) for a, b in zip((ours, *found), (theirs, *wanted), strict=True))
 
 
 class Trial(NamedTuple):
