@@ -14,11 +14,12 @@ from gswa.config import RunConfig
 from gswa.errors import ConfigError
 from gswa.records import Record
 
-FORMULAS = 4  # their version, and that of how memory is given out: a correction that was fitted to others is not used
+FORMULAS = 5  # their version, and that of how memory is given out: a correction that was fitted to others is not used
 ADAPTER, GRADIENT, MOMENTS = 4, 4, 8  # per adapter parameter: fp32, its gradient, AdamW's two moments
 NUMBER = {"fp32": 4, "bf16": 2, "fp16": 2}
 NF4 = 4 / 8 + (1 + 4 / 256) / 64  # per weight: 4 bits; per 64 weights a scale of 8 bits; per 256 scales one of 32 (QLoRA, 2305.14314)
 LOSS_CHUNK = 256  # target tokens that meet the head at once: gswa/backends/torch/loss.py
+ROW_BLOCK = 1024  # rows that go through the MLP at once on a CPU: gswa/backends/torch/blocks.py
 QUERY_BLOCK = 48  # queries whose scores exist at once on a CPU: gswa/backends/torch/attention.py
 # Until this machine's own measurements say it better: the process before a model is loaded (libraries, or the CUDA context), what
 # it takes to work at all (threads, code read in, scratch of the matrix library), and what an allocator holds beyond what is alive.
@@ -216,9 +217,9 @@ def kept_per_token(shape: Shape, config: RunConfig, tokens: int, again: bool = F
     """What autograd keeps of one block for one token of a row of `tokens`; `again`: of a block that is gone through again.
 
     In b: the inputs of the norms (H each, also of the heads' norms); q, k, v and attention's output (2 Q + 2 K); gate and up (2 M).
-    A kernel of a GPU keeps a number for each query head beside them (fp32). What follows is made
-    again by our own blocks and kept by the library's: the norms' outputs (H each, as inputs of q, k, v and of gate, up), and
-    silu(gate) · up (M). The library's norms keep their inputs in fp32, its MLP silu(gate) too (M).
+    A kernel of a GPU keeps a number for each query head beside them (fp32). What follows is made again by our own blocks and kept
+    by the library's: the norms' outputs (H each, as inputs of q, k, v and of gate, up), and silu(gate) · up (M; never where the
+    MLP is one function of ours). The library's norms keep their inputs in fp32, its MLP silu(gate) too (M).
     """
     b, hidden, inner, queries, keys = NUMBER[config.number_format], shape.hidden, shape.inner, shape.queries, shape.keys
     lean_norms, lean_mlp = shape.family in LEAN_NORMS, shape.family in LEAN_MLP
@@ -231,7 +232,7 @@ def kept_per_token(shape: Shape, config: RunConfig, tokens: int, again: bool = F
         attention = b * (2 * queries + 2 * keys) + (0 if config.device == "cpu" else 4 * shape.heads)
         if shape.family in PACKED and not copied:
             attention += b * (queries + keys)  # the values are a part of the packed product, and keep all of it
-    mlp = inner * (4 if not lean_mlp else 3 if again else 2)
+    mlp = inner * (4 if not lean_mlp else 3 if again and not _by_blocks(shape, config) else 2)
     return (b if lean_norms else 4) * norms + b * outputs + attention + b * mlp
 
 
@@ -247,15 +248,38 @@ def _moments(shape: Shape, config: RunConfig, rows: Rows) -> dict[str, float]:
         # Nothing trains below the first norm of the first block, so that it keeps no input; ours would have kept no output.
         first = 0 if lean or adapted < shape.blocks else 4 * n * hidden
         kept, again = adapted * n * kept_per_token(shape, config, rows.train) - first, 0
-    product = _linear_temporary(shape, config)
-    remade = inner if shape.family in LEAN_MLP and not config.gradient_checkpointing else 0
     return {
         "loss": kept + last + n * hidden * b + _loss(shape, config, n, rows.targets, training=True),
         # Backward of the norm after the blocks, or of that after the last block's MLP: three to five tensors in fp32.
         "norm": kept + max(last, again if shape.family in FOUR_NORMS else 0) + n * hidden * (12 if b == 4 else 16 if lean else 20),
-        "MLP": kept + again + n * (hidden + remade) * b + max(2 * n * inner * b, n * inner * b + product),
+        "MLP": kept + again + n * hidden * b + _mlp_backward(shape, config, n),
         "attention": kept + again + _attention_backward(shape, config, n, rows.train),
     }
+
+
+def _at_once(config: RunConfig, n: int) -> int:
+    """Rows of a plain base that go through a lean MLP together."""
+    return min(n, ROW_BLOCK) if config.device == "cpu" else n
+
+
+def _by_blocks(shape: Shape, config: RunConfig) -> bool:
+    return shape.family in LEAN_MLP and config.quantization != "4bit" and not shape.mlx_bits
+
+
+def _mlp_backward(shape: Shape, config: RunConfig, n: int) -> float:
+    """Beside the gradient of its output: three tensors of a block, the weights made for the products, its input and x's gradient."""
+    b, hidden, inner, product = NUMBER[config.number_format], shape.hidden, shape.inner, _linear_temporary(shape, config)
+    remade = 0 if config.gradient_checkpointing else n * hidden * b
+    if _by_blocks(shape, config):
+        done = n * hidden * b
+        return remade + _mlp_weights(shape, config) + max(3 * _at_once(config, n) * inner * b + done, 2 * done)
+    remade = inner if shape.family in LEAN_MLP and not config.gradient_checkpointing else 0
+    return n * remade * b + max(2 * n * inner * b, n * inner * b + product)
+
+
+def _mlp_weights(shape: Shape, config: RunConfig) -> float:
+    """Of gate, up and down with their adapters, where those are made."""
+    return 3 * shape.hidden * shape.inner * 4 if config.number_format == "fp32" else 0
 
 
 def _loss(shape: Shape, config: RunConfig, n: int, targets: float, training: bool) -> float:
@@ -298,8 +322,10 @@ def _eager_backward(shape: Shape, config: RunConfig, tokens: int) -> int:
 def _evaluation(shape: Shape, config: RunConfig, rows: Rows) -> float:
     """A forward pass: one block at a time, then the loss. Nothing is kept."""
     n, b, hidden = config.eval_batch_size * rows.evaluate, NUMBER[config.number_format], shape.hidden
-    attention = n * b * (3 * hidden + 3 * shape.queries + 4 * shape.keys) + _scores(shape, config, n)
+    attention = n * b * (2 * hidden + 3 * shape.queries + 4 * shape.keys) + _scores(shape, config, n)
     if shape.family in CAPPED:
         attention += n * shape.heads * rows.evaluate * (8 if b == 4 else 10)
     mlp = n * b * (4 * hidden + 3 * shape.inner) + _linear_temporary(shape, config)
+    if _by_blocks(shape, config):
+        mlp = n * b * 4 * hidden + 3 * _at_once(config, n) * shape.inner * b + _mlp_weights(shape, config)
     return max(attention, mlp, n * hidden * b + _loss(shape, config, n, rows.targets, training=False))

@@ -5,14 +5,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers.models.llama import modeling_llama as llama
 
 from gswa.backends.torch.attention import BLOCK, CausalAttention
-from gswa.backends.torch.blocks import GatedSilu, Recipes, RmsNorm
+from gswa.backends.torch.blocks import GatedMlp, GatedSilu, Recipes, RmsNorm
 from gswa.backends.torch.data import collate
 from gswa.backends.torch.formats import measure
-from gswa.backends.torch.lora import AddAdapter, OneProduct, TwoProducts
+from gswa.backends.torch.lora import Adapted, AddAdapter
 from gswa.backends.torch.model import add_adapter, load_base
 from gswa.backends.torch.products import FILLED, linear
+from gswa.backends.torch.rotary import Rotated, use_lean_rotary
 from gswa.basemodel import BUILTIN_FOLDER
 from gswa.config import RunConfig
 from gswa.dataset import Rendered
@@ -39,24 +41,85 @@ def same(ours: torch.Tensor, theirs: torch.Tensor, inputs: list[torch.Tensor]) -
         assert torch.allclose(got.to(wanted.dtype), wanted, atol=1e-4)
 
 
-def test_one_product_of_base_and_adapter_is_the_sum_of_the_two():
-    x, a, b = tensors((2, 5, 8), (3, 8), (6, 3))
-    base = torch.nn.Linear(8, 6).double().requires_grad_(False)
-    same(OneProduct.apply(x, base, a, b, 0.5), base(x) + 0.5 * (x @ a.t() @ b.t()), [x, a, b])
+def layers(dtype: torch.dtype, into: int, *outs: int, bias: bool = False) -> tuple[list[torch.nn.Linear], list[torch.Tensor]]:
+    """Frozen bases, and A and B of each."""
+    torch.manual_seed(1)
+    bases = [torch.nn.Linear(into, out, bias, dtype=dtype).requires_grad_(False) for out in outs]
+    shapes = [shape for out in outs for shape in ((3, into), (out, 3))]
+    return bases, [torch.randn(shape, dtype=dtype, requires_grad=True) for shape in shapes]
 
 
+def plainly(x: torch.Tensor, base: torch.nn.Linear, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return base(x) + 0.5 * (x @ a.t() @ b.t())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])  # base and adapter as one product, and as two
 @pytest.mark.parametrize("bias", [False, True])
-def test_two_products_in_one_tensor_are_their_sum(bias):
-    x, a, b = tensors((2, 5, 8), (3, 8), (6, 3))
-    base = torch.nn.Linear(8, 6, bias).double().requires_grad_(False)
-    same(TwoProducts.apply(x, base, a, b, 0.5), base(x) + 0.5 * (x @ a.t() @ b.t()), [x, a, b])
+@pytest.mark.parametrize("outs", [(6,), (6, 4, 2)])
+def test_layers_with_one_input_are_each_base_plus_adapter(dtype, bias, outs):
+    x = tensors((2, 5, 8))[0].to(dtype).detach().requires_grad_()
+    bases, adapters = layers(dtype, 8, *outs, bias=bias)
+    theirs = [plainly(x, base, a, b) for base, a, b in zip(bases, adapters[::2], adapters[1::2], strict=True)]
+    same(torch.cat(Adapted.apply(x, bases, 0.5, *adapters), -1), torch.cat(theirs, -1), [x, *adapters])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("at_once", [1, 3, 10, 64])
+def test_an_mlp_by_blocks_of_rows_is_the_mlp(dtype, at_once):
+    x = tensors((2, 5, 8))[0].to(dtype).detach().requires_grad_()
+    (gate, up), first = layers(dtype, 8, 6, 6)
+    (down,), last = layers(dtype, 6, 8)
+    theirs = plainly(F.silu(plainly(x, gate, *first[:2])) * plainly(x, up, *first[2:]), down, *last)
+    same(GatedMlp.apply(x, at_once, True, [gate, up, down], 0.5, *first, *last), theirs, [x, *first, *last])
+
+
+def test_an_mlp_that_is_not_trained_keeps_nothing():
+    x = torch.randn(10, 8)
+    (gate, up), first = layers(torch.float32, 8, 6, 6)
+    (down,), last = layers(torch.float32, 6, 8)
+    kept: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        GatedMlp.apply(x, 4, False, [gate, up, down], 0.5, *first, *last)
+    assert {tuple(tensor.shape) for tensor in kept} == {(10, 8), (3, 8), (6, 3), (3, 6), (8, 3)}
+
+
+def test_layers_that_share_an_input_may_be_called_in_any_order_and_apart(model):
+    attention = model.get_base_model().model.layers[0].self_attn
+    layers, width = (attention.q_proj, attention.k_proj, attention.v_proj), attention.q_proj.in_features
+    one, other = (torch.randn(1, 300, width, dtype=attention.q_proj.base_layer.weight.dtype) for _ in range(2))
+    wanted = {x: [type(layer).forward(layer, x) for layer in layers] for x in (one, other)}
+    for x, n in ((one, 2), (one, 0), (other, 0), (one, 0), (one, 0), (one, 1), (other, 1), (one, 2)):
+        torch.testing.assert_close(layers[n](x).float(), wanted[x][n].float(), atol=0.02, rtol=0.02)
+
+
+def test_rotary_positions_are_the_librarys():
+    q, k, angles = tensors((2, 3, 5, 8), (2, 1, 5, 8), (1, 5, 4))
+    cos, sin = (torch.cat((part, part), -1).detach() for part in (angles.cos(), angles.sin()))
+    theirs = getattr(llama.apply_rotary_pos_emb, "original", llama.apply_rotary_pos_emb)(q, k, cos, sin)
+    ours = Rotated.apply(q, k, cos[:, None], sin[:, None])
+    same(torch.cat(ours, 1), torch.cat(theirs, 1), [q, k])
+
+
+def test_positions_that_turn_otherwise_are_left_to_the_library(monkeypatch):
+    """Neighbours in place of halves, as in GPT-J and Cohere's models."""
+
+    def by_neighbours(q, k, cos, sin, unsqueeze_dim=1):
+        def turned(x):
+            return torch.stack((-x[..., 1::2], x[..., ::2]), -1).flatten(-2)
+
+        cos, sin = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
+        return q * cos + turned(q) * sin, k * cos + turned(k) * sin
+
+    monkeypatch.setattr(llama, "apply_rotary_pos_emb", by_neighbours)
+    use_lean_rotary(load_base(str(BUILTIN_FOLDER), RunConfig()))
+    assert llama.apply_rotary_pos_emb is by_neighbours
 
 
 @pytest.mark.parametrize("bias", [False, True])
 def test_the_adapter_added_in_place_is_the_adapter_added(bias):
     x, a, b = tensors((2, 5, 8), (3, 8), (6, 3))
     base = torch.nn.Linear(8, 6, bias).double().requires_grad_(False)
-    same(AddAdapter.apply(base(x), x, a, b, 0.5), base(x) + 0.5 * (x @ a.t() @ b.t()), [x, a, b])
+    same(AddAdapter.apply(base(x), x, 0.5, a, b), base(x) + 0.5 * (x @ a.t() @ b.t()), [x, a, b])
 
 
 def test_a_4_bit_product_with_a_bias_gets_its_adapter():
@@ -64,7 +127,7 @@ def test_a_4_bit_product_with_a_bias_gets_its_adapter():
     bitsandbytes = pytest.importorskip("bitsandbytes")
     x, a, b = (tensor.detach().float().requires_grad_() for tensor in tensors((2, 5, 64), (3, 64), (96, 3)))
     base = bitsandbytes.nn.Linear4bit(64, 96, quant_type="nf4", compute_dtype=torch.float32).to("cpu").requires_grad_(False)
-    same(AddAdapter.apply(base(x), x, a, b, 0.5), base(x) + 0.5 * (x @ a.t() @ b.t()), [x, a, b])
+    same(AddAdapter.apply(base(x), x, 0.5, a, b), base(x) + 0.5 * (x @ a.t() @ b.t()), [x, a, b])
 
 
 def test_the_gated_product_keeps_its_gradient():
@@ -127,15 +190,21 @@ def test_attention_never_looks_ahead():
     assert torch.equal(whole[:, :, :130], begun)
 
 
-@pytest.mark.parametrize("way", [TwoProducts.apply, lambda x, base, *adapter: AddAdapter.apply(base(x), x, *adapter)])
+@pytest.mark.parametrize(
+    "way",
+    [
+        lambda x, base, a, b: Adapted.apply(x, [base], 1.0, a, b)[0],
+        lambda x, base, a, b: AddAdapter.apply(base(x), x, 1.0, a, b),
+    ],
+)
 def test_a_bf16_adapter_follows_the_optimizer(way):
     """Fused AdamW changes a weight without counting up its version: a cast kept by version would stay behind."""
     base, x = torch.nn.Linear(8, 6, dtype=torch.bfloat16).requires_grad_(False), torch.randn(1, 5, 8).bfloat16()
     a, b = torch.nn.Parameter(torch.ones(3, 8)), torch.nn.Parameter(torch.ones(6, 3))
-    before = way(x, base, a, b, 1.0).detach()
+    before = way(x, base, a, b).detach()
     a.grad, b.grad = torch.ones_like(a), torch.ones_like(b)
     torch.optim.AdamW([a, b], lr=0.5, fused=True).step()
-    assert not torch.allclose(way(x, base, a, b, 1.0), before, atol=0.5)
+    assert not torch.allclose(way(x, base, a, b), before, atol=0.5)
 
 
 @pytest.fixture(scope="module", params=["fp32", "bf16"])

@@ -3,6 +3,9 @@
 per token and layer, hidden size H, inner size M      the library keeps            here
   each of two norms                                   x in fp32, its output        x
   gate, up                                            gate, silu(gate), up, product    gate, up
+
+On a CPU the MLP goes through its rows by blocks, so that what one product has written is near when the next pass reads it, and of
+what is not kept one block exists at a time. Fewer rows a block cost more in repacked weights than they save (AMD EPYC, 2026-11).
 """
 
 import weakref
@@ -14,7 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.graph import saved_tensors_hooks
 
+from gswa.backends.torch.lora import Products, cut, layers_and_adapters, plain, rows
+
 Make = Callable[[], torch.Tensor]
+BLOCK = 1024  # rows that go through the MLP at once, on a CPU
+ADAPTERS = 6  # tensors: A and B of gate, up and down
 
 
 class RmsNorm(torch.autograd.Function):
@@ -39,7 +46,8 @@ class RmsNorm(torch.autograd.Function):
 
 def normalised(x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
     wide = x.float()
-    return (wide * _inverse_rms(wide, epsilon)).to(x.dtype).mul_(weight)
+    r = _inverse_rms(wide, epsilon)
+    return (wide * r if wide is x else wide.mul_(r)).to(x.dtype).mul_(weight)
 
 
 def _inverse_rms(x: torch.Tensor, epsilon: float) -> torch.Tensor:
@@ -61,6 +69,49 @@ class GatedSilu(torch.autograd.Function):
         slope = upstream[0] * up
         torch.ops.aten.silu_backward.grad_input(slope, gate, grad_input=slope)
         return slope, F.silu(gate).mul_(upstream[0])
+
+
+class GatedMlp(torch.autograd.Function):
+    """down(silu(gate(x)) · up(x)), the three of them with adapters, `at_once` rows after another."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, at_once: int, keeps: bool, bases: Any, scale: float, *adapters: torch.Tensor) -> torch.Tensor:
+        ctx.settings = bases, scale, at_once
+        into, out = _both(x, bases, scale, adapters)
+        kept, ys = [], []
+        for block in cut(rows(x), at_once):
+            gate, up = into.forward(block)
+            ys += out.forward(F.silu(gate).mul_(up))
+            kept += [gate, up] if keeps else []
+        ctx.save_for_backward(x, *adapters, *kept)
+        return _joined(ys, x)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, *saved = ctx.saved_tensors
+        adapters, kept = saved[:ADAPTERS], iter(saved[ADAPTERS:])
+        bases, scale, at_once = ctx.settings
+        into, out = _both(x, bases, scale, adapters)
+        gradients: list[Any] = []
+        for block, above in zip(cut(rows(x), at_once), cut(rows(upstream[0]), at_once), strict=True):
+            gate, up = next(kept), next(kept)
+            for_up = F.silu(gate)
+            for_gate: Any = out.backward(for_up * up, [above])
+            for_up.mul_(for_gate)
+            for_gate.mul_(up)
+            torch.ops.aten.silu_backward.grad_input(for_gate, gate, grad_input=for_gate)
+            gradients.append(into.backward(block, [for_gate, for_up], ctx.needs_input_grad[0]))
+        gradient = _joined(gradients, x) if ctx.needs_input_grad[0] else None
+        return gradient, None, None, None, None, *into.gradients, *out.gradients
+
+
+def _both(x: torch.Tensor, bases: Any, scale: float, adapters: Any) -> tuple[Products, Products]:
+    """Of gate and up, and of down."""
+    return Products(bases[:2], adapters[:4], scale, x), Products(bases[2:], adapters[4:], scale, x)
+
+
+def _joined(blocks: list[torch.Tensor], like: torch.Tensor) -> torch.Tensor:
+    return (blocks[0] if len(blocks) == 1 else torch.cat(blocks)).view(like.shape)
 
 
 class Remade:
@@ -113,8 +164,8 @@ def _place(tensor: torch.Tensor) -> tuple[int, int]:
     return tensor.untyped_storage()._cdata, int(tensor.storage_offset())  # a tensor without data, as planning counts them, has these too
 
 
-def use_lean_blocks(base: Any) -> None:
-    """Change a base model's norms and gated products; modules of another kind (Gemma's norms, GELU) keep their own."""
+def use_lean_blocks(base: Any, at_once: int) -> None:
+    """Change a base model's norms and MLPs, these to take so many rows at once; others (Gemma's norms, GELU) keep their own."""
     recipes = Recipes()
     for module in base.modules():
         if hasattr(module, "variance_epsilon") and type(module).__name__.endswith("RMSNorm"):
@@ -122,7 +173,7 @@ def use_lean_blocks(base: Any) -> None:
         elif all(hasattr(module, part) for part in ("gate_proj", "up_proj", "down_proj")) and type(module.act_fn).__name__.startswith(
             "SiLU"
         ):
-            module.forward = MethodType(_gated(recipes), module)
+            module.forward = MethodType(_gated(recipes, at_once), module)
     decoder = base.get_decoder()
     whole = decoder.forward
 
@@ -143,8 +194,12 @@ def _norm(recipes: Recipes) -> Callable[..., torch.Tensor]:
     return forward
 
 
-def _gated(recipes: Recipes) -> Callable[..., torch.Tensor]:
+def _gated(recipes: Recipes, at_once: int) -> Callable[..., torch.Tensor]:
     def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        layers = self.gate_proj, self.up_proj, self.down_proj
+        if all(plain(layer) and not layer.disable_adapters for layer in layers):
+            whole: torch.Tensor = GatedMlp.apply(x, at_once, torch.is_grad_enabled(), *layers_and_adapters(layers))  # type: ignore[no-untyped-call]  # torch's own
+            return whole
         gate, up = self.gate_proj(x), self.up_proj(x)
         product = GatedSilu.apply(gate, up)  # type: ignore[no-untyped-call]  # torch's own
         kept = gate.detach(), up.detach()

@@ -1,136 +1,136 @@
-"""LoRA's product as one autograd function: fewer passes over the activations, and nothing kept but the input.
+"""LoRA's products as autograd functions: fewer passes over the activations, and nothing kept but the input.
 
-y = x·Wᵀ + s·(x·Aᵀ)·Bᵀ        x (..., in), W (out, in), A (rank, in), B (out, rank), s = alpha / rank
+y_i = x·W_iᵀ + s·(x·A_iᵀ)·B_iᵀ        x (..., in), W_i (out_i, in), A_i (rank, in), B_i (out_i, rank), s = alpha / rank
 
-PEFT keeps the input, its copy in the adapter's format, and x·Aᵀ; here x·Aᵀ is computed again in the backward pass. The small
-products are written so that the long side comes second: gᵀ·(x·Aᵀ) took ten times as long as ((A·xᵀ)·g)ᵀ, and x·Aᵀ twice as long
-as A·xᵀ where the rank is 8 (MKL, 2048 × 1024).
+PEFT keeps the input, its copy in the adapter's format, and x·Aᵀ; here x·Aᵀ is computed again in the backward pass. Layers with one
+input (q, k, v) share the passes over it. The small products are written so that the long side comes second: gᵀ·(x·Aᵀ) took ten times
+as long as ((A·xᵀ)·g)ᵀ, and x·Aᵀ twice as long as A·xᵀ where the rank is 8 (MKL, 2048 × 1024).
 """
 
+from collections.abc import Sequence
+from functools import partial
 from types import MethodType
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from gswa.backends.torch.products import linear
 
-
-class OneProduct(torch.autograd.Function):
-    """x·(W + s·B·A)ᵀ: base and adapter in one matrix product. Exact in fp32 only: in bf16 the sum would round the adapter away."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, base: torch.nn.Linear, a: torch.Tensor, b: torch.Tensor, scale: float) -> torch.Tensor:
-        ctx.save_for_backward(x, a, b)
-        ctx.base, ctx.scale = base.weight, scale
-        return linear(x, torch.addmm(base.weight, b, a, alpha=scale), base.bias)
-
-    @staticmethod
-    def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, None, torch.Tensor, torch.Tensor, None]:
-        x, a, b = ctx.saved_tensors
-        (gradient,) = upstream
-        _, grad_a, grad_b = _adapter_gradients(x, gradient, a, b, ctx.scale)
-        grad_x = linear(gradient, torch.addmm(ctx.base, b, a, alpha=ctx.scale).t()) if ctx.needs_input_grad[0] else None
-        return grad_x, None, grad_a, grad_b, None
+SHARED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # names of layers that are given the same input, in their order
 
 
-class TwoProducts(torch.autograd.Function):
-    """x·Wᵀ + s·(x·Aᵀ)·Bᵀ, and x's gradient likewise, each sum in one tensor; in x's format. A and B are fp32 masters, and so are
-    their gradients."""
+class Products:
+    """One pass, forward or backward, of layers with the same input and scale; rows can come in blocks, gradients add up.
 
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, base: torch.nn.Linear, a: torch.Tensor, b: torch.Tensor, scale: float) -> torch.Tensor:
+    In fp32 base and adapter are one product, x·(W + s·B·A)ᵀ; in 16 bits that sum would round the adapter away, and where rows are
+    few it would cost more than it saves.
+    """
+
+    def __init__(self, bases: Sequence[torch.nn.Linear], adapters: Sequence[torch.Tensor], scale: float, like: torch.Tensor) -> None:
+        """`adapters` are A_1, B_1, A_2 …, fp32 masters; `like` is the input whose rows will come. No bases: the adapters' share alone."""
         # Cast anew each time, for a thousandth of the step: a kept cast would go stale, since fused AdamW changes a weight
         # without counting up its version.
-        a, b = a.to(x.dtype), b.to(x.dtype)
-        ctx.save_for_backward(x, a, b)
-        ctx.base, ctx.scale = base.weight, scale
-        y = linear(x, base.weight, base.bias)
-        y.view(-1, y.shape[-1]).addmm_(F.linear(rows(x), a), b.t(), alpha=scale)
-        return y
+        downs, self.ups = ([weight.to(like.dtype) for weight in adapters[side::2]] for side in (0, 1))
+        self.rank, self.scale, self.biases = len(downs[0]), scale, [base.bias for base in bases]
+        self.down = torch.cat(downs) if len(downs) > 1 else downs[0]
+        self.weights: list[torch.Tensor] = [base.weight for base in bases]
+        self.one = bool(bases) and like.dtype == torch.float32 and not _few_rows(like, bases[0].weight)
+        if self.one:
+            self.weights = [torch.addmm(w, b, a, alpha=scale) for w, b, a in zip(self.weights, self.ups, downs, strict=True)]
+        self._gradients: list[torch.Tensor] = []
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """x (N, in) → (N, out) of each layer."""
+        ys = [linear(x, weight, bias) for weight, bias in zip(self.weights, self.biases, strict=True)]
+        return ys if self.one else self.add_adapters(x, ys)
+
+    def add_adapters(self, x: torch.Tensor, ys: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Into `ys`, those without the adapters."""
+        for y, through, up in zip(ys, self._each(self.down @ x.t()), self.ups, strict=True):
+            y.addmm_(through.t(), up.t(), alpha=self.scale)
+        return ys
+
+    def backward(self, x: torch.Tensor, upstream: Sequence[torch.Tensor], into: bool = True) -> torch.Tensor | None:
+        """x's gradient, if it is wanted, from those of the outputs; the adapters' are added to `gradients`."""
+        through = self.adapters_backward(x, upstream)
+        if not into:
+            return None
+        first, *others = zip(upstream, self.weights, strict=True)
+        gradient = linear(first[0], first[1].t())
+        for g, weight in others:
+            gradient.add_(linear(g, weight.t())) if self.one else gradient.addmm_(g, weight)
+        return gradient if self.one else gradient.addmm_(through.t(), self.down, alpha=self.scale)
+
+    def adapters_backward(self, x: torch.Tensor, upstream: Sequence[torch.Tensor]) -> torch.Tensor:
+        """(g_i·B_i)ᵀ of all layers, one below the other; adds s·(g·B)ᵀ·x and s·gᵀ·(x·Aᵀ) to `gradients`."""
+        through = x.new_empty(len(self.down), len(x))
+        for g, up, part in zip(upstream, self.ups, self._each(through), strict=True):
+            torch.mm(up.t(), g.t(), out=part)
+        downs = self._each((through @ x).float())
+        ups = [(part @ g).t().float() for g, part in zip(upstream, self._each(self.down @ x.t()), strict=True)]
+        found = [gradient for pair in zip(downs, ups, strict=True) for gradient in pair]
+        self._gradients = [old.add_(new) for old, new in zip(self._gradients, found, strict=True)] if self._gradients else found
+        return through
+
+    @property
+    def gradients(self) -> list[torch.Tensor]:
+        """Of A_1, B_1, A_2 …, in fp32."""
+        return [gradient * self.scale for gradient in self._gradients]
+
+    def _each(self, stacked: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return cut(stacked, self.rank)
+
+
+class Adapted(torch.autograd.Function):
+    """The outputs of the layers that are given x."""
 
     @staticmethod
-    def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, None, torch.Tensor, torch.Tensor, None]:
-        x, a, b = ctx.saved_tensors
-        (gradient,) = upstream
-        through_b, grad_a, grad_b = _adapter_gradients(x, gradient, a, b, ctx.scale)
-        if not ctx.needs_input_grad[0]:
-            return None, None, grad_a, grad_b, None
-        grad_x = linear(gradient, ctx.base.t())
-        grad_x.view(-1, x.shape[-1]).addmm_(through_b.t(), a, alpha=ctx.scale)
-        return grad_x, None, grad_a, grad_b, None
+    def forward(
+        ctx: Any, x: torch.Tensor, bases: Sequence[torch.nn.Linear], scale: float, *adapters: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        ctx.save_for_backward(x, *adapters)
+        ctx.layers = bases, scale
+        return tuple(y.view(*x.shape[:-1], -1) for y in Products(bases, adapters, scale, x).forward(rows(x)))
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, *adapters = ctx.saved_tensors
+        bases, scale = ctx.layers
+        products = Products(bases, adapters, scale, x)
+        gradient = products.backward(rows(x), [rows(g) for g in upstream], ctx.needs_input_grad[0])
+        return None if gradient is None else gradient.view(x.shape), None, None, *products.gradients
 
 
 class AddAdapter(torch.autograd.Function):
-    """y + s·(x·Aᵀ)·Bᵀ, written into y: `TwoProducts` where a layer of another kind (4 bits) has made y of x."""
+    """y + s·(x·Aᵀ)·Bᵀ, written into y: where a layer of another kind (4 bits) has made y of x."""
 
     @staticmethod
-    def forward(ctx: Any, y: torch.Tensor, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scale: float) -> torch.Tensor:
-        a, b = a.to(x.dtype), b.to(x.dtype)
-        ctx.save_for_backward(x, a, b)
+    def forward(ctx: Any, y: torch.Tensor, x: torch.Tensor, scale: float, *adapter: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x, *adapter)
         ctx.scale = scale
-        through_a = F.linear(rows(x), a)
         if y._is_view():  # as bitsandbytes' product with a bias is, made in a function of its own: autograd lets nobody write into that
-            return torch.addmm(rows(y), through_a, b.t(), alpha=scale).view(y.shape)
-        ctx.mark_dirty(y)
-        y.view(-1, y.shape[-1]).addmm_(through_a, b.t(), alpha=scale)
+            y = y.clone()
+        else:
+            ctx.mark_dirty(y)
+        Products([], adapter, scale, x).add_adapters(rows(x), [y.view(-1, y.shape[-1])])
         return y
 
     @staticmethod
-    def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor, None]:
-        x, a, b = ctx.saved_tensors
-        (gradient,) = upstream
-        through_b, grad_a, grad_b = _adapter_gradients(x, gradient, a, b, ctx.scale)
-        grad_x = (through_b.t() @ a).mul_(ctx.scale).view(x.shape) if ctx.needs_input_grad[1] else None
-        return gradient, grad_x, grad_a, grad_b, None
+    def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, *adapter = ctx.saved_tensors
+        products = Products([], adapter, ctx.scale, x)
+        through = products.adapters_backward(rows(x), [rows(upstream[0])])
+        gradient = (through.t() @ products.down).mul_(ctx.scale).view(x.shape) if ctx.needs_input_grad[1] else None
+        return upstream[0], gradient, None, *products.gradients
 
 
 def rows(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.reshape(-1, tensor.shape[-1])
 
 
-def _adapter_gradients(
-    x: torch.Tensor, gradient: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scale: float
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """((g·B)ᵀ, s·(g·B)ᵀ·x, s·gᵀ·(x·Aᵀ)), the last two in fp32."""
-    g, x = rows(gradient), rows(x)
-    through_b = b.t() @ g.t()
-    grad_a = (through_b @ x).float().mul_(scale)
-    grad_b = (a @ x.t() @ g).t().float().mul_(scale)
-    return through_b, grad_a, grad_b
-
-
-def use_lean_lora(model: Any) -> None:
-    """Give PEFT's plain LoRA layers the products above; layers of another kind (DoRA, dropout) keep PEFT's own."""
-    from peft.tuners.lora.layer import Linear, LoraLayer
-
-    plain: list[Any] = [
-        m for m in model.modules() if isinstance(m, LoraLayer) and not getattr(m, "lora_variant", None) and not _drops_out(m)
-    ]
-    for module in plain:
-        module.forward = MethodType(_adapted if type(module) is Linear else adapter_on_top, module)
-
-
-def _drops_out(module: Any) -> bool:
-    return any(isinstance(layer, torch.nn.Dropout) and layer.p for layer in module.lora_dropout.values())
-
-
-def _adapted(self: Any, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
-    base = self.base_layer
-    if self.disable_adapters:
-        return base(x)  # type: ignore[no-any-return]
-    way = OneProduct if x.dtype == torch.float32 and not _few_rows(x, base.weight) else TwoProducts
-    product: torch.Tensor = way.apply(x, base, *_adapter(self))  # type: ignore[no-untyped-call]  # torch's own
-    return product
-
-
-def adapter_on_top(self: Any, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
-    """For base layers that multiply in their own way."""
-    base: torch.Tensor = self.base_layer(x)
-    if self.disable_adapters:
-        return base
-    sum_: torch.Tensor = AddAdapter.apply(base, x, *_adapter(self))  # type: ignore[no-untyped-call]  # torch's own
-    return sum_
+def cut(tensor: torch.Tensor, size: int) -> tuple[torch.Tensor, ...]:
+    """Parts of so many rows; the last may have fewer."""
+    return tensor.split(size)  # type: ignore[no-untyped-call, no-any-return]  # torch's own
 
 
 def _few_rows(x: torch.Tensor, weight: torch.Tensor) -> bool:
@@ -139,6 +139,65 @@ def _few_rows(x: torch.Tensor, weight: torch.Tensor) -> bool:
     return x.numel() // into * (out + into) < out * into
 
 
-def _adapter(module: Any) -> tuple[torch.Tensor, torch.Tensor, float]:
-    (name,) = module.active_adapters
-    return module.lora_A[name].weight, module.lora_B[name].weight, module.scaling[name]
+class Together:
+    """Layers that are given the same input: the first that is called makes the outputs of all, and the others find theirs."""
+
+    def __init__(self, layers: Sequence[Any]) -> None:
+        self._layers = layers
+        self._input: torch.Tensor | None = None
+        self._waiting: dict[Any, torch.Tensor] = {}
+
+    def __call__(self, layer: Any, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        if layer.disable_adapters:
+            return layer.base_layer(x)  # type: ignore[no-any-return]
+        if x is not self._input or layer not in self._waiting:
+            made = Adapted.apply(x, *layers_and_adapters(self._layers))  # type: ignore[no-untyped-call]  # torch's own
+            self._input, self._waiting = x, dict(zip(self._layers, made, strict=True))
+        y = self._waiting.pop(layer)
+        if not self._waiting:
+            self._input = None
+        return y
+
+
+def use_lean_lora(model: Any) -> None:
+    """Give PEFT's plain LoRA layers the products above; layers of another kind (DoRA, dropout) keep PEFT's own."""
+    from peft.tuners.lora.layer import LoraLayer
+
+    for parent in list(model.modules()):
+        layers: dict[str, Any] = {name: layer for name, layer in parent.named_children() if isinstance(layer, LoraLayer)}
+        groups = [[layers.pop(name) for name in names] for names in SHARED if all(plain(layers.get(name)) for name in names)]
+        for group in (*groups, *([layer] for layer in layers.values() if plain(layer))):
+            together = Together(group)
+            for layer in group:
+                layer.forward = partial(together, layer)
+        for layer in layers.values():
+            if not plain(layer) and not _changed(layer):
+                layer.forward = MethodType(adapter_on_top, layer)
+
+
+def plain(layer: Any) -> bool:
+    """Whether it is a linear layer in the base's own numbers with an adapter of the plainest kind."""
+    from peft.tuners.lora.layer import Linear
+
+    return type(layer) is Linear and type(layer.base_layer) is torch.nn.Linear and not _changed(layer)
+
+
+def _changed(layer: Any) -> bool:
+    """By what comes between its input and the adapter, or after it."""
+    return bool(getattr(layer, "lora_variant", None)) or any(isinstance(m, torch.nn.Dropout) and m.p for m in layer.lora_dropout.values())
+
+
+def layers_and_adapters(layers: Sequence[Any]) -> tuple[Any, ...]:
+    """Their base layers, the scale, and A_1, B_1, A_2 …: what the functions above are applied to."""
+    (name,) = layers[0].active_adapters
+    weights = [side[name].weight for layer in layers for side in (layer.lora_A, layer.lora_B)]
+    return [layer.base_layer for layer in layers], layers[0].scaling[name], *weights
+
+
+def adapter_on_top(self: Any, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+    """For base layers that multiply in their own way."""
+    base: torch.Tensor = self.base_layer(x)
+    if self.disable_adapters:
+        return base
+    sum_: torch.Tensor = AddAdapter.apply(base, x, *layers_and_adapters([self])[1:])  # type: ignore[no-untyped-call]  # torch's own
+    return sum_
