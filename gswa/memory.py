@@ -19,13 +19,13 @@ ADAPTER, GRADIENT, MOMENTS = 4, 4, 8  # per adapter parameter: fp32, its gradien
 NUMBER = {"fp32": 4, "bf16": 2, "fp16": 2}
 NF4 = 4 / 8 + (1 + 4 / 256) / 64  # per weight: 4 bits; per 64 weights a scale of 8 bits; per 256 scales one of 32 (QLoRA, 2305.14314)
 LOSS_CHUNK = 256  # target tokens that meet the head at once: gswa/backends/torch/loss.py
-ROW_BLOCK = 1024  # rows that go through the MLP at once on a CPU: gswa/backends/torch/blocks.py
+AT_ONCE = {"fp32": 1024, "bf16": 2048, "fp16": 2048}  # rows that go through the MLP together on a CPU: gswa/backends/torch/blocks.py
 QUERY_BLOCK = 48  # queries whose scores exist at once on a CPU: gswa/backends/torch/attention.py
 # Until this machine's own measurements say it better: the process before a model is loaded (libraries, or the CUDA context), what
 # it takes to work at all (threads, code read in, scratch of the matrix library), and what an allocator holds beyond what is alive.
 BASELINE_GB = {"cpu": 0.28, "cuda": 0.6, "metal": 0.5}
-WORKING_GB = {"cpu": 0.055, "cuda": 0.1, "metal": 0.1}
-KERNELS_GB = 0.08  # in 16 bits on a CPU: oneDNN compiles one for each shape, and a child keeps 128 (gswa/backends/child.py)
+WORKING_GB = {"cpu": 0.07, "cuda": 0.1, "metal": 0.1}
+KERNELS_GB = 0.065  # in 16 bits on a CPU: oneDNN compiles one for each shape, and a child keeps 128 (gswa/backends/child.py)
 HELD = {"cpu": 1.0, "cuda": 1.05, "metal": 1.1}
 # glibc does not give every place under 32 MiB that a freed tensor has left to one of the same size, though children run with its
 # small-block caches off (gswa/backends/child.py); a child under a memory limit gives each tensor pages of its own.
@@ -238,7 +238,7 @@ def kept_per_token(shape: Shape, config: RunConfig, tokens: int, again: bool = F
 
 def _moments(shape: Shape, config: RunConfig, rows: Rows) -> dict[str, float]:
     """Activations alive at the moments of a micro-batch that can be its largest."""
-    n, b, hidden, inner = config.batch_size * rows.train, NUMBER[config.number_format], shape.hidden, shape.inner
+    n, b, hidden = config.batch_size * rows.train, NUMBER[config.number_format], shape.hidden
     adapted, lean = adapted_blocks(shape, config), shape.family in LEAN_NORMS
     last = n * hidden * (b if lean else 4)  # of the norm after the blocks
     if config.gradient_checkpointing:
@@ -259,7 +259,7 @@ def _moments(shape: Shape, config: RunConfig, rows: Rows) -> dict[str, float]:
 
 def _at_once(config: RunConfig, n: int) -> int:
     """Rows of a plain base that go through a lean MLP together."""
-    return min(n, ROW_BLOCK) if config.device == "cpu" else n
+    return min(n, AT_ONCE[config.number_format]) if config.device == "cpu" else n
 
 
 def _by_blocks(shape: Shape, config: RunConfig) -> bool:

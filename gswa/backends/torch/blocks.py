@@ -20,7 +20,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from gswa.backends.torch.lora import Products, cut, layers_and_adapters, plain, rows
 
 Make = Callable[[], torch.Tensor]
-BLOCK = 1024  # rows that go through the MLP at once, on a CPU
+AT_ONCE = {"fp32": 1024, "bf16": 2048, "fp16": 2048}  # rows that go through the MLP together, on a CPU
 ADAPTERS = 6  # tensors: A and B of gate, up and down
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from gswa.backends.torch.attention import register
-from gswa.backends.torch.blocks import BLOCK, use_lean_blocks
+from gswa.backends.torch.blocks import AT_ONCE, use_lean_blocks
 from gswa.backends.torch.lora import use_lean_lora
 from gswa.backends.torch.loss import use_chunked_loss
 from gswa.backends.torch.quantised import keep, kept
@@ -57,7 +57,7 @@ def make_ready(base: Any, config: RunConfig) -> None:
     base.config.use_cache = False  # with a cache, packed rows leak into each other silently
     base.requires_grad_(False)
     use_chunked_loss(base)
-    use_lean_blocks(base, at_once=BLOCK if config.device == "cpu" else sys.maxsize)
+    use_lean_blocks(base, at_once=AT_ONCE[config.number_format] if config.device == "cpu" else sys.maxsize)
     use_lean_rotary(base)
     if config.device == "cpu" and base.config._attn_implementation == "sdpa":
         base.set_attn_implementation(register())
