@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.graph import saved_tensors_hooks
 
-from gswa.backends.torch.lora import Products, cut, layers_and_adapters, plain, rows
+from gswa.backends.torch.lora import Products, alike, cut, layers_and_adapters, rows
 
 Make = Callable[[], torch.Tensor]
 AT_ONCE = {"fp32": 1024, "bf16": 2048, "fp16": 2048}  # rows that go through the MLP together, on a CPU
@@ -197,7 +197,7 @@ def _norm(recipes: Recipes) -> Callable[..., torch.Tensor]:
 def _gated(recipes: Recipes, at_once: int) -> Callable[..., torch.Tensor]:
     def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
         layers = self.gate_proj, self.up_proj, self.down_proj
-        if all(plain(layer) and not layer.disable_adapters for layer in layers):
+        if alike(layers) and not self.down_proj.disable_adapters:
             whole: torch.Tensor = GatedMlp.apply(x, at_once, torch.is_grad_enabled(), *layers_and_adapters(layers))  # type: ignore[no-untyped-call]  # torch's own
             return whole
         gate, up = self.gate_proj(x), self.up_proj(x)

@@ -165,7 +165,7 @@ def use_lean_lora(model: Any) -> None:
 
     for parent in list(model.modules()):
         layers: dict[str, Any] = {name: layer for name, layer in parent.named_children() if isinstance(layer, LoraLayer)}
-        groups = [[layers.pop(name) for name in names] for names in SHARED if all(plain(layers.get(name)) for name in names)]
+        groups = [[layers.pop(name) for name in names] for names in SHARED if alike([layers.get(name) for name in names])]
         for group in (*groups, *([layer] for layer in layers.values() if plain(layer))):
             together = Together(group)
             for layer in group:
@@ -173,6 +173,11 @@ def use_lean_lora(model: Any) -> None:
         for layer in layers.values():
             if not plain(layer) and not _changed(layer):
                 layer.forward = MethodType(adapter_on_top, layer)
+
+
+def alike(layers: Sequence[Any]) -> bool:
+    """Whether they are plain, with adapters of one rank and scale: what `Products` takes together."""
+    return all(plain(layer) for layer in layers) and len({(*layer.r.items(), *layer.scaling.items()) for layer in layers}) == 1
 
 
 def plain(layer: Any) -> bool:
