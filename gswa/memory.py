@@ -19,7 +19,7 @@ ADAPTER, GRADIENT, MOMENTS = 4, 4, 8  # per adapter parameter: fp32, its gradien
 NUMBER = {"fp32": 4, "bf16": 2, "fp16": 2}
 NF4 = 4 / 8 + (1 + 4 / 256) / 64  # per weight: 4 bits; per 64 weights a scale of 8 bits; per 256 scales one of 32 (QLoRA, 2305.14314)
 LOSS_CHUNK = 256  # target tokens that meet the head at once: gswa/backends/torch/loss.py
-AT_ONCE = {"fp32": 1024, "bf16": 2048, "fp16": 2048}  # rows that go through the MLP together on a CPU: gswa/backends/torch/blocks.py
+AT_ONCE = {"fp32": 1024, "bf16": 2048, "fp16": 2048}  # rows that go through the MLP together on a CPU (blocks.py there)
 QUERY_BLOCK = 48  # queries whose scores exist at once on a CPU: gswa/backends/torch/attention.py
 # Until this machine's own measurements say it better: the process before a model is loaded (libraries, or the CUDA context), what
 # it takes to work at all (threads, code read in, scratch of the matrix library), and what an allocator holds beyond what is alive.
@@ -149,7 +149,7 @@ def predict(shape: Shape, config: RunConfig, rows: Rows | None = None, counted: 
     rows = rows._replace(train=train, evaluate=evaluate)
     baseline = BASELINE_GB[config.device]
     adapter = adapter_parameters(shape, config)
-    weights = base_bytes(shape, config) + ADAPTER * adapter + (NUMBER[config.number_format] * adapter if _halved(config) else 0)
+    weights = base_bytes(shape, config) + ADAPTER * adapter
     trained, evaluated = weights + (GRADIENT + MOMENTS) * adapter, weights + MOMENTS * adapter
     moments = _moments(shape, config, rows)
     moment = max(moments, key=lambda name: moments[name])
@@ -208,7 +208,7 @@ def largest_tensor(shape: Shape) -> int:
 
 
 def _halved(config: RunConfig) -> bool:
-    """Whether each adapter has a copy in the base's format beside it."""
+    """Whether numbers have 16 bits."""
     return NUMBER[config.number_format] == 2
 
 
@@ -263,7 +263,9 @@ def _at_once(config: RunConfig, n: int) -> int:
 
 
 def _by_blocks(shape: Shape, config: RunConfig) -> bool:
-    return shape.family in LEAN_MLP and config.quantization != "4bit" and not shape.mlx_bits
+    """Whether the MLP is one function, with its adapters."""
+    plain = config.quantization != "4bit" and not config.lora_dropout and config.device != "metal"
+    return shape.family in LEAN_MLP and plain and not shape.mlx_bits
 
 
 def _mlp_backward(shape: Shape, config: RunConfig, n: int) -> float:
@@ -309,7 +311,8 @@ def _scores(shape: Shape, config: RunConfig, n: int) -> float:
 def _attention_backward(shape: Shape, config: RunConfig, n: int, tokens: int) -> float:
     """The MLP's share is free by then; gradients of q, k, v and of the output stand beside what attention kept."""
     b, hidden, queries, keys = NUMBER[config.number_format], shape.hidden, shape.queries, shape.keys
-    freed = b * shape.inner * (2 if shape.family in LEAN_MLP and not config.gradient_checkpointing else 3) + b * hidden
+    lean = shape.family in LEAN_MLP and (not config.gradient_checkpointing or _by_blocks(shape, config))
+    freed = b * shape.inner * (2 if lean else 3) + b * hidden
     grown = b * (hidden + 3 * queries + 2 * keys) + _eager_backward(shape, config, tokens)
     return n * (grown - freed) + _scores(shape, config, n)
 

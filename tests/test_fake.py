@@ -41,13 +41,14 @@ HALF = settings(number_format="bf16", num_layers=2, lora_rank=32)
 HALF_AGAIN = settings(number_format="bf16", gradient_checkpointing=True)
 LARGE = settings(batch_size=12, eval_batch_size=12)
 LARGE_HALF = settings(number_format="bf16", batch_size=12, eval_batch_size=12)
+FEW_LAYERS = settings(num_layers=2, eval_batch_size=12)
 QUANTISED = settings(device="cuda", number_format="bf16", quantization="4bit", gradient_checkpointing=True)
 
 
 @pytest.mark.parametrize(
     ("family", "config"),
     [(family, config) for family in FAMILIES for config in (FULL, QUANTISED)]
-    + [(family, config) for family in ("llama", "qwen3", "gemma2") for config in (HALF, HALF_AGAIN, LARGE, LARGE_HALF)],
+    + [(family, config) for family in ("llama", "qwen3", "gemma2") for config in (HALF, HALF_AGAIN, LARGE, LARGE_HALF, FEW_LAYERS)],
 )
 def test_the_formulas_are_within_a_twentieth_of_what_is_alive(family: str, config: RunConfig, tmp_path: Path) -> None:
     folder = base(tmp_path, family)

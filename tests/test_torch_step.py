@@ -11,18 +11,19 @@ from gswa.backends.torch.attention import BLOCK, CausalAttention
 from gswa.backends.torch.blocks import GatedMlp, GatedSilu, Recipes, RmsNorm
 from gswa.backends.torch.data import collate
 from gswa.backends.torch.formats import measure
-from gswa.backends.torch.lora import Adapted, AddAdapter
+from gswa.backends.torch.lora import Adapted, AddAdapter, use_lean_lora
 from gswa.backends.torch.model import add_adapter, load_base
 from gswa.backends.torch.products import FILLED, linear
-from gswa.backends.torch.rotary import Rotated, use_lean_rotary
+from gswa.backends.torch.rotary import Rotated, _instead_of
 from gswa.basemodel import BUILTIN_FOLDER
 from gswa.config import RunConfig
 from gswa.dataset import Rendered
+from gswa.memory import AT_ONCE
 
 pytestmark = [
     pytest.mark.backend,
-    # PEFT 0.21 asks transformers 5.23 by its old name.
-    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
+    # PEFT 0.21 and we ask transformers 5.23 by its old names, which its earlier versions have.
+    pytest.mark.filterwarnings("ignore:`(is_gradient_checkpointing|gradient_checkpointing_enable)` is deprecated:FutureWarning"),
 ]
 F = torch.nn.functional
 
@@ -95,24 +96,53 @@ def test_layers_that_share_an_input_may_be_called_in_any_order_and_apart(model):
 def test_rotary_positions_are_the_librarys():
     q, k, angles = tensors((2, 3, 5, 8), (2, 1, 5, 8), (1, 5, 4))
     cos, sin = (torch.cat((part, part), -1).detach() for part in (angles.cos(), angles.sin()))
-    theirs = getattr(llama.apply_rotary_pos_emb, "original", llama.apply_rotary_pos_emb)(q, k, cos, sin)
+    theirs = llama.apply_rotary_pos_emb(q, k, cos, sin)
     ours = Rotated.apply(q, k, cos[:, None], sin[:, None])
     same(torch.cat(ours, 1), torch.cat(theirs, 1), [q, k])
 
 
-def test_positions_that_turn_otherwise_are_left_to_the_library(monkeypatch):
-    """Neighbours in place of halves, as in GPT-J and Cohere's models."""
+def by_neighbours(q, k, cos, sin, unsqueeze_dim=1):
+    """As in GPT-J and Cohere's models."""
 
-    def by_neighbours(q, k, cos, sin, unsqueeze_dim=1):
-        def turned(x):
-            return torch.stack((-x[..., 1::2], x[..., ::2]), -1).flatten(-2)
+    def turned(x):
+        return torch.stack((-x[..., 1::2], x[..., ::2]), -1).flatten(-2)
 
-        cos, sin = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
-        return q * cos + turned(q) * sin, k * cos + turned(k) * sin
+    cos, sin = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
+    return q * cos + turned(q) * sin, k * cos + turned(k) * sin
 
-    monkeypatch.setattr(llama, "apply_rotary_pos_emb", by_neighbours)
-    use_lean_rotary(load_base(str(BUILTIN_FOLDER), RunConfig()))
-    assert llama.apply_rotary_pos_emb is by_neighbours
+
+def by_half_a_width(q, k, cos, sin, unsqueeze_dim=1):
+    """As in GPT-OSS, whose cosines are half as wide as a head."""
+
+    def turned(x):
+        one, two = x.chunk(2, -1)
+        return torch.cat((one * cos[:, None] - two * sin[:, None], two * cos[:, None] + one * sin[:, None]), -1)
+
+    return turned(q), turned(k)
+
+
+@pytest.mark.parametrize("theirs", [by_neighbours, by_half_a_width, lambda q, cos: q * cos, lambda q, k, cos, sin, unsqueeze_dim=1: q])
+def test_positions_that_turn_otherwise_are_left_to_the_library(theirs, monkeypatch):
+    monkeypatch.setattr(llama, "apply_rotary_pos_emb", theirs)
+    base = load_base(str(BUILTIN_FOLDER), RunConfig())
+    assert "forward" not in vars(base.model.layers[0].self_attn)
+
+
+def test_other_models_of_the_process_turn_positions_as_before(model):
+    library = llama.apply_rotary_pos_emb
+    assert "forward" in vars(model.get_base_model().model.layers[0].self_attn)
+    loss(model, [[5, 6, 7]])
+    assert llama.apply_rotary_pos_emb is library
+    assert library.__module__ == llama.__name__
+
+
+def test_positions_in_more_digits_than_the_heads_are_left_to_the_library():
+    """OLMo multiplies in fp32; cosines cast to bf16 before would lose digits."""
+    q, k, angles = (tensor.detach() for tensor in tensors((1, 2, 300, 8), (1, 2, 300, 8), (1, 300, 8)))
+    given = q.bfloat16(), k.bfloat16(), angles.float().cos(), angles.float().sin()
+    for ours, theirs in zip(_instead_of(llama.apply_rotary_pos_emb)(*given), llama.apply_rotary_pos_emb(*given), strict=True):
+        assert ours.dtype == theirs.dtype == torch.float32
+        assert torch.equal(ours, theirs)
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -244,6 +274,57 @@ def test_the_lean_model_is_the_library_s_model(model):
         expected = theirs(input_ids=ids).logits.float().log_softmax(-1)
         got = model(input_ids=ids).logits.float().log_softmax(-1)
     assert (got - expected).abs().mean() < (1e-5 if model.dtype == torch.float32 else 0.03)
+
+
+@pytest.mark.parametrize("number_format", ["fp32", "bf16"])
+@pytest.mark.parametrize("num_layers", [1, None])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_every_gradient_is_that_of_peft(number_format, num_layers, checkpointing, monkeypatch):
+    """Stock PEFT on the library's model; ours with an MLP that takes seven rows at once, so that blocks have a rest."""
+    from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+    from transformers import AutoModelForCausalLM
+
+    monkeypatch.setitem(AT_ONCE, number_format, 7)
+    config = RunConfig(number_format=number_format, lora_rank=4, num_layers=num_layers, device="cpu")
+    model = add_adapter(load_base(str(BUILTIN_FOLDER), config), config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.copy_(torch.randn_like(parameter) * 0.05)
+    stock = get_peft_model(AutoModelForCausalLM.from_pretrained(BUILTIN_FOLDER, dtype=model.dtype), model.peft_config["default"])
+    set_peft_model_state_dict(stock, get_peft_model_state_dict(model))
+    ids = torch.arange(10, 110).view(2, 50)
+    for each in (model, stock):
+        if checkpointing:
+            each.gradient_checkpointing_enable({"use_reentrant": False})
+        each.train()
+        each(input_ids=ids, labels=ids).loss.backward()
+    ours, theirs = ({name: w.grad for name, w in each.named_parameters() if w.requires_grad} for each in (model, stock))
+    assert ours.keys() == theirs.keys()
+    for name, wanted in theirs.items():
+        off = float((ours[name] - wanted).norm() / wanted.norm())
+        assert off < (1e-4 if number_format == "fp32" else 0.1), name
+
+
+def test_an_adapter_of_another_scale_keeps_it():
+    config = RunConfig(lora_rank=4)
+    model = add_adapter(load_base(str(BUILTIN_FOLDER), config), config)
+    attention = model.get_base_model().model.layers[0].self_attn
+    x = torch.randn(1, 40, attention.k_proj.in_features)
+    torch.nn.init.normal_(attention.k_proj.lora_B["default"].weight)
+    attention.k_proj.scaling["default"] *= 3
+    wanted = [type(layer).forward(layer, x) for layer in (attention.q_proj, attention.k_proj)]
+    use_lean_lora(model)
+    for layer, each in zip((attention.q_proj, attention.k_proj), wanted, strict=True):
+        torch.testing.assert_close(layer(x), each)
+
+
+def test_what_a_failed_pass_left_is_not_taken_for_the_next(model):
+    attention = model.get_base_model().model.layers[0].self_attn
+    x = torch.randn(1, 40, attention.q_proj.in_features, dtype=model.dtype)
+    with torch.no_grad():
+        attention.q_proj(x)  # and then the pass failed
+    assert attention.k_proj(x).requires_grad
 
 
 def test_an_adapter_that_is_switched_off_is_off(model):

@@ -17,10 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.graph import saved_tensors_hooks
 
-from gswa.backends.torch.lora import Products, alike, cut, layers_and_adapters, rows
+from gswa.backends.torch.lora import MLP, Products, cut, layers_and_adapters, rows
 
 Make = Callable[[], torch.Tensor]
-AT_ONCE = {"fp32": 1024, "bf16": 2048, "fp16": 2048}  # rows that go through the MLP together, on a CPU
 ADAPTERS = 6  # tensors: A and B of gate, up and down
 
 
@@ -47,7 +46,7 @@ class RmsNorm(torch.autograd.Function):
 def normalised(x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
     wide = x.float()
     r = _inverse_rms(wide, epsilon)
-    return (wide * r if wide is x else wide.mul_(r)).to(x.dtype).mul_(weight)
+    return (wide * r if x.dtype == torch.float32 else wide.mul_(r)).to(x.dtype).mul_(weight)
 
 
 def _inverse_rms(x: torch.Tensor, epsilon: float) -> torch.Tensor:
@@ -77,11 +76,11 @@ class GatedMlp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, at_once: int, keeps: bool, bases: Any, scale: float, *adapters: torch.Tensor) -> torch.Tensor:
         ctx.settings = bases, scale, at_once
-        into, out = _both(x, bases, scale, adapters)
+        first, last = _both(x, bases, scale, adapters)
         kept, ys = [], []
         for block in cut(rows(x), at_once):
-            gate, up = into.forward(block)
-            ys += out.forward(F.silu(gate).mul_(up))
+            gate, up = first.forward(block)
+            ys += last.forward(F.silu(gate).mul_(up))
             kept += [gate, up] if keeps else []
         ctx.save_for_backward(x, *adapters, *kept)
         return _joined(ys, x)
@@ -91,23 +90,24 @@ class GatedMlp(torch.autograd.Function):
         x, *saved = ctx.saved_tensors
         adapters, kept = saved[:ADAPTERS], iter(saved[ADAPTERS:])
         bases, scale, at_once = ctx.settings
-        into, out = _both(x, bases, scale, adapters)
+        first, last = _both(x, bases, scale, adapters)
         gradients: list[Any] = []
         for block, above in zip(cut(rows(x), at_once), cut(rows(upstream[0]), at_once), strict=True):
             gate, up = next(kept), next(kept)
             for_up = F.silu(gate)
-            for_gate: Any = out.backward(for_up * up, [above])
+            for_gate: Any = last.backward(for_up * up, [above])
             for_up.mul_(for_gate)
             for_gate.mul_(up)
             torch.ops.aten.silu_backward.grad_input(for_gate, gate, grad_input=for_gate)
-            gradients.append(into.backward(block, [for_gate, for_up], ctx.needs_input_grad[0]))
+            gradients.append(first.backward(block, [for_gate, for_up], ctx.needs_input_grad[0]))
         gradient = _joined(gradients, x) if ctx.needs_input_grad[0] else None
-        return gradient, None, None, None, None, *into.gradients, *out.gradients
+        return gradient, None, None, None, None, *first.gradients, *last.gradients
 
 
 def _both(x: torch.Tensor, bases: Any, scale: float, adapters: Any) -> tuple[Products, Products]:
     """Of gate and up, and of down."""
-    return Products(bases[:2], adapters[:4], scale, x), Products(bases[2:], adapters[4:], scale, x)
+    count = x.numel() // x.shape[-1]
+    return Products(bases[:2], adapters[:4], scale, x.dtype, count), Products(bases[2:], adapters[4:], scale, x.dtype, count)
 
 
 def _joined(blocks: list[torch.Tensor], like: torch.Tensor) -> torch.Tensor:
@@ -122,7 +122,7 @@ class Remade:
         self._tensor: torch.Tensor | None = None
 
     def __call__(self) -> torch.Tensor:
-        if self._tensor is None:  # q, k and v share one; it goes when the last of them has run
+        if self._tensor is None:  # 4-bit q, k and v share one; it goes when the last of them has run
             with torch.no_grad():
                 self._tensor = self._make()
         return self._tensor
@@ -196,10 +196,12 @@ def _norm(recipes: Recipes) -> Callable[..., torch.Tensor]:
 
 def _gated(recipes: Recipes, at_once: int) -> Callable[..., torch.Tensor]:
     def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
-        layers = self.gate_proj, self.up_proj, self.down_proj
-        if alike(layers) and not self.down_proj.disable_adapters:
+        layers = [getattr(self, name) for name in MLP]
+        if getattr(self, "adapted_as_one", False) and not any(layer.disable_adapters for layer in layers):
             whole: torch.Tensor = GatedMlp.apply(x, at_once, torch.is_grad_enabled(), *layers_and_adapters(layers))  # type: ignore[no-untyped-call]  # torch's own
             return whole
+        if not torch.is_grad_enabled():
+            return _joined([self.down_proj(F.silu(self.gate_proj(part)).mul_(self.up_proj(part))) for part in cut(rows(x), at_once)], x)
         gate, up = self.gate_proj(x), self.up_proj(x)
         product = GatedSilu.apply(gate, up)  # type: ignore[no-untyped-call]  # torch's own
         kept = gate.detach(), up.detach()

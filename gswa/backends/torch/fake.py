@@ -135,6 +135,8 @@ def _without_data(model: Any, config: RunConfig) -> float:
         if config.quantization == "4bit" and hasattr(module, "lora_A"):
             module.base_layer = _Quantised(module.base_layer)
             module.forward = MethodType(adapter_on_top, module)
+        if hasattr(module, "adapted_as_one"):
+            module.adapted_as_one &= config.quantization != "4bit"
         for name, parameter in module._parameters.items():
             if parameter is not None:
                 empty = torch.empty(parameter.shape, dtype=parameter.dtype)

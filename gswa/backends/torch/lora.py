@@ -16,25 +16,29 @@ import torch
 
 from gswa.backends.torch.products import linear
 
-SHARED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # names of layers that are given the same input, in their order
+SHARED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # names of layers that are given the same input
+MLP = ("gate_proj", "up_proj", "down_proj")
 
 
 class Products:
     """One pass, forward or backward, of layers with the same input and scale; rows can come in blocks, gradients add up.
 
     In fp32 base and adapter are one product, x·(W + s·B·A)ᵀ; in 16 bits that sum would round the adapter away, and where rows are
-    few it would cost more than it saves.
+    few, as in generation, making it (in · out · rank) costs more than the two small products ((in + out) · rank a row).
     """
 
-    def __init__(self, bases: Sequence[torch.nn.Linear], adapters: Sequence[torch.Tensor], scale: float, like: torch.Tensor) -> None:
-        """`adapters` are A_1, B_1, A_2 …, fp32 masters; `like` is the input whose rows will come. No bases: the adapters' share alone."""
+    def __init__(
+        self, bases: Sequence[torch.nn.Linear], adapters: Sequence[torch.Tensor], scale: float, dtype: torch.dtype, count: int
+    ) -> None:
+        """`adapters` are A_1, B_1, A_2 …, fp32 masters; `count` rows of `dtype` will come. No bases: the adapters' share alone."""
         # Cast anew each time, for a thousandth of the step: a kept cast would go stale, since fused AdamW changes a weight
         # without counting up its version.
-        downs, self.ups = ([weight.to(like.dtype) for weight in adapters[side::2]] for side in (0, 1))
+        downs, self.ups = ([weight.to(dtype) for weight in adapters[side::2]] for side in (0, 1))
         self.rank, self.scale, self.biases = len(downs[0]), scale, [base.bias for base in bases]
         self.down = torch.cat(downs) if len(downs) > 1 else downs[0]
         self.weights: list[torch.Tensor] = [base.weight for base in bases]
-        self.one = bool(bases) and like.dtype == torch.float32 and not _few_rows(like, bases[0].weight)
+        few = count * sum(sum(w.shape) for w in self.weights) < sum(w.numel() for w in self.weights)
+        self.one = bool(bases) and dtype == torch.float32 and not few
         if self.one:
             self.weights = [torch.addmm(w, b, a, alpha=scale) for w, b, a in zip(self.weights, self.ups, downs, strict=True)]
         self._gradients: list[torch.Tensor] = []
@@ -50,10 +54,10 @@ class Products:
             y.addmm_(through.t(), up.t(), alpha=self.scale)
         return ys
 
-    def backward(self, x: torch.Tensor, upstream: Sequence[torch.Tensor], into: bool = True) -> torch.Tensor | None:
-        """x's gradient, if it is wanted, from those of the outputs; the adapters' are added to `gradients`."""
+    def backward(self, x: torch.Tensor, upstream: Sequence[torch.Tensor], wanted: bool = True) -> torch.Tensor | None:
+        """x's gradient, if it is `wanted`, from those of the outputs; the adapters' are added to `gradients`."""
         through = self.adapters_backward(x, upstream)
-        if not into:
+        if not wanted:
             return None
         first, *others = zip(upstream, self.weights, strict=True)
         gradient = linear(first[0], first[1].t())
@@ -90,13 +94,13 @@ class Adapted(torch.autograd.Function):
     ) -> tuple[torch.Tensor, ...]:
         ctx.save_for_backward(x, *adapters)
         ctx.layers = bases, scale
-        return tuple(y.view(*x.shape[:-1], -1) for y in Products(bases, adapters, scale, x).forward(rows(x)))
+        return tuple(y.view(*x.shape[:-1], -1) for y in _for(x, bases, adapters, scale).forward(rows(x)))
 
     @staticmethod
     def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, *adapters = ctx.saved_tensors
         bases, scale = ctx.layers
-        products = Products(bases, adapters, scale, x)
+        products = _for(x, bases, adapters, scale)
         gradient = products.backward(rows(x), [rows(g) for g in upstream], ctx.needs_input_grad[0])
         return None if gradient is None else gradient.view(x.shape), None, None, *products.gradients
 
@@ -112,16 +116,20 @@ class AddAdapter(torch.autograd.Function):
             y = y.clone()
         else:
             ctx.mark_dirty(y)
-        Products([], adapter, scale, x).add_adapters(rows(x), [y.view(-1, y.shape[-1])])
+        _for(x, [], adapter, scale).add_adapters(rows(x), [y.view(-1, y.shape[-1])])
         return y
 
     @staticmethod
     def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, *adapter = ctx.saved_tensors
-        products = Products([], adapter, ctx.scale, x)
+        products = _for(x, [], adapter, ctx.scale)
         through = products.adapters_backward(rows(x), [rows(upstream[0])])
         gradient = (through.t() @ products.down).mul_(ctx.scale).view(x.shape) if ctx.needs_input_grad[1] else None
         return upstream[0], gradient, None, *products.gradients
+
+
+def _for(x: torch.Tensor, bases: Sequence[torch.nn.Linear], adapters: Sequence[torch.Tensor], scale: float) -> Products:
+    return Products(bases, adapters, scale, x.dtype, x.numel() // x.shape[-1])
 
 
 def rows(tensor: torch.Tensor) -> torch.Tensor:
@@ -133,26 +141,24 @@ def cut(tensor: torch.Tensor, size: int) -> tuple[torch.Tensor, ...]:
     return tensor.split(size)  # type: ignore[no-untyped-call, no-any-return]  # torch's own
 
 
-def _few_rows(x: torch.Tensor, weight: torch.Tensor) -> bool:
-    """Whether forming W + s·B·A (out · in · rank) costs more than the two small products ((in + out) · rank a row), as in generation."""
-    out, into = weight.shape
-    return x.numel() // into * (out + into) < out * into
-
-
 class Together:
-    """Layers that are given the same input: the first that is called makes the outputs of all, and the others find theirs."""
+    """Layers that are given the same input: the first that is called makes the outputs of all, and the others find theirs.
+
+    One thread at a time. What a pass that failed has left is let go by the next.
+    """
 
     def __init__(self, layers: Sequence[Any]) -> None:
         self._layers = layers
-        self._input: torch.Tensor | None = None
+        self._input: tuple[torch.Tensor, bool] | None = None  # with whether gradients were asked for
         self._waiting: dict[Any, torch.Tensor] = {}
 
     def __call__(self, layer: Any, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
         if layer.disable_adapters:
             return layer.base_layer(x)  # type: ignore[no-any-return]
-        if x is not self._input or layer not in self._waiting:
+        known = self._input is not None and x is self._input[0] and torch.is_grad_enabled() == self._input[1]
+        if not known or layer not in self._waiting:
             made = Adapted.apply(x, *layers_and_adapters(self._layers))  # type: ignore[no-untyped-call]  # torch's own
-            self._input, self._waiting = x, dict(zip(self._layers, made, strict=True))
+            self._input, self._waiting = (x, torch.is_grad_enabled()), dict(zip(self._layers, made, strict=True))
         y = self._waiting.pop(layer)
         if not self._waiting:
             self._input = None
@@ -165,6 +171,8 @@ def use_lean_lora(model: Any) -> None:
 
     for parent in list(model.modules()):
         layers: dict[str, Any] = {name: layer for name, layer in parent.named_children() if isinstance(layer, LoraLayer)}
+        if all(name in layers for name in MLP):
+            parent.adapted_as_one = alike([layers[name] for name in MLP])  # what the MLP's forward pass of blocks.py looks at
         groups = [[layers.pop(name) for name in names] for names in SHARED if alike([layers.get(name) for name in names])]
         for group in (*groups, *([layer] for layer in layers.values() if plain(layer))):
             together = Together(group)

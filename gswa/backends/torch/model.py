@@ -1,20 +1,21 @@
 """The base model and its adapter, as torch and PEFT hold them."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from gswa.backends.torch.attention import register
-from gswa.backends.torch.blocks import AT_ONCE, use_lean_blocks
+from gswa.backends.torch.blocks import use_lean_blocks
 from gswa.backends.torch.lora import use_lean_lora
 from gswa.backends.torch.loss import use_chunked_loss
 from gswa.backends.torch.quantised import keep, kept
 from gswa.backends.torch.rotary import use_lean_rotary
 from gswa.config import RunConfig
 from gswa.errors import ConfigError
+from gswa.memory import AT_ONCE
 
+ALL = 1 << 40  # rows, as a number that torch can add to
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -57,7 +58,7 @@ def make_ready(base: Any, config: RunConfig) -> None:
     base.config.use_cache = False  # with a cache, packed rows leak into each other silently
     base.requires_grad_(False)
     use_chunked_loss(base)
-    use_lean_blocks(base, at_once=AT_ONCE[config.number_format] if config.device == "cpu" else sys.maxsize)
+    use_lean_blocks(base, at_once=AT_ONCE[config.number_format] if config.device == "cpu" else ALL)
     use_lean_rotary(base)
     if config.device == "cpu" and base.config._attn_implementation == "sdpa":
         base.set_attn_implementation(register())
