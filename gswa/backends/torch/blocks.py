@@ -106,8 +106,7 @@ class GatedMlp(torch.autograd.Function):
 
 def _both(x: torch.Tensor, bases: Any, scale: float, adapters: Any) -> tuple[Products, Products]:
     """Of gate and up, and of down."""
-    count = x.numel() // x.shape[-1]
-    return Products(bases[:2], adapters[:4], scale, x.dtype, count), Products(bases[2:], adapters[4:], scale, x.dtype, count)
+    return Products(x, bases[:2], scale, adapters[:4]), Products(x, bases[2:], scale, adapters[4:])
 
 
 def _joined(blocks: list[torch.Tensor], like: torch.Tensor) -> torch.Tensor:

@@ -27,10 +27,9 @@ class Products:
     few, as in generation, making it (in · out · rank) costs more than the two small products ((in + out) · rank a row).
     """
 
-    def __init__(
-        self, bases: Sequence[torch.nn.Linear], adapters: Sequence[torch.Tensor], scale: float, dtype: torch.dtype, count: int
-    ) -> None:
-        """`adapters` are A_1, B_1, A_2 …, fp32 masters; `count` rows of `dtype` will come. No bases: the adapters' share alone."""
+    def __init__(self, x: torch.Tensor, bases: Sequence[torch.nn.Linear], scale: float, adapters: Sequence[torch.Tensor]) -> None:
+        """For as many rows as x has, in its format. `adapters` are A_1, B_1, A_2 …, fp32 masters; without bases, their share alone."""
+        dtype, count = x.dtype, x.numel() // x.shape[-1]
         # Cast anew each time, for a thousandth of the step: a kept cast would go stale, since fused AdamW changes a weight
         # without counting up its version.
         downs, self.ups = ([weight.to(dtype) for weight in adapters[side::2]] for side in (0, 1))
@@ -94,13 +93,13 @@ class Adapted(torch.autograd.Function):
     ) -> tuple[torch.Tensor, ...]:
         ctx.save_for_backward(x, *adapters)
         ctx.layers = bases, scale
-        return tuple(y.view(*x.shape[:-1], -1) for y in _for(x, bases, adapters, scale).forward(rows(x)))
+        return tuple(y.view(*x.shape[:-1], -1) for y in Products(x, bases, scale, adapters).forward(rows(x)))
 
     @staticmethod
     def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, *adapters = ctx.saved_tensors
         bases, scale = ctx.layers
-        products = _for(x, bases, adapters, scale)
+        products = Products(x, bases, scale, adapters)
         gradient = products.backward(rows(x), [rows(g) for g in upstream], ctx.needs_input_grad[0])
         return None if gradient is None else gradient.view(x.shape), None, None, *products.gradients
 
@@ -116,20 +115,16 @@ class AddAdapter(torch.autograd.Function):
             y = y.clone()
         else:
             ctx.mark_dirty(y)
-        _for(x, [], adapter, scale).add_adapters(rows(x), [y.view(-1, y.shape[-1])])
+        Products(x, [], scale, adapter).add_adapters(rows(x), [y.view(-1, y.shape[-1])])
         return y
 
     @staticmethod
     def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, *adapter = ctx.saved_tensors
-        products = _for(x, [], adapter, ctx.scale)
+        products = Products(x, [], ctx.scale, adapter)
         through = products.adapters_backward(rows(x), [rows(upstream[0])])
         gradient = (through.t() @ products.down).mul_(ctx.scale).view(x.shape) if ctx.needs_input_grad[1] else None
         return upstream[0], gradient, None, *products.gradients
-
-
-def _for(x: torch.Tensor, bases: Sequence[torch.nn.Linear], adapters: Sequence[torch.Tensor], scale: float) -> Products:
-    return Products(bases, adapters, scale, x.dtype, x.numel() // x.shape[-1])
 
 
 def rows(tensor: torch.Tensor) -> torch.Tensor:
