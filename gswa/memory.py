@@ -269,14 +269,15 @@ def _by_blocks(shape: Shape, config: RunConfig) -> bool:
 
 
 def _mlp_backward(shape: Shape, config: RunConfig, n: int) -> float:
-    """Beside the gradient of its output: three tensors of a block, the weights made for the products, its input and x's gradient."""
-    b, hidden, inner, product = NUMBER[config.number_format], shape.hidden, shape.inner, _linear_temporary(shape, config)
-    remade = 0 if config.gradient_checkpointing else n * hidden * b
+    """Beside the gradient of its output. Where the MLP is one function: three tensors of a block, the weights made for the products,
+    x's gradient, and x, which a checkpointed block has. Elsewhere: the product, which such a block has too, and two more of its size.
+    """
+    b, made = NUMBER[config.number_format], 0 if config.gradient_checkpointing else n
+    wide, narrow = shape.inner * b, shape.hidden * b
     if _by_blocks(shape, config):
-        done = n * hidden * b
-        return remade + _mlp_weights(shape, config) + max(3 * _at_once(config, n) * inner * b + done, 2 * done)
-    remade = inner if shape.family in LEAN_MLP and not config.gradient_checkpointing else 0
-    return n * remade * b + max(2 * n * inner * b, n * inner * b + product)
+        return made * narrow + _mlp_weights(shape, config) + max(3 * _at_once(config, n) * wide + n * narrow, 2 * n * narrow)
+    product = made * wide if shape.family in LEAN_MLP else 0
+    return product + max(2 * n * wide, n * wide + _linear_temporary(shape, config))
 
 
 def _mlp_weights(shape: Shape, config: RunConfig) -> float:

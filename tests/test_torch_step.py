@@ -14,7 +14,7 @@ from gswa.backends.torch.formats import measure
 from gswa.backends.torch.lora import Adapted, AddAdapter, use_lean_lora
 from gswa.backends.torch.model import add_adapter, load_base
 from gswa.backends.torch.products import FILLED, linear
-from gswa.backends.torch.rotary import Rotated, _instead_of
+from gswa.backends.torch.rotary import Rotated, instead_of
 from gswa.basemodel import BUILTIN_FOLDER
 from gswa.config import RunConfig
 from gswa.dataset import Rendered
@@ -140,7 +140,7 @@ def test_positions_in_more_digits_than_the_heads_are_left_to_the_library():
     """OLMo multiplies in fp32; cosines cast to bf16 before would lose digits."""
     q, k, angles = (tensor.detach() for tensor in tensors((1, 2, 300, 8), (1, 2, 300, 8), (1, 300, 8)))
     given = q.bfloat16(), k.bfloat16(), angles.float().cos(), angles.float().sin()
-    for ours, theirs in zip(_instead_of(llama.apply_rotary_pos_emb)(*given), llama.apply_rotary_pos_emb(*given), strict=True):
+    for ours, theirs in zip(instead_of(llama.apply_rotary_pos_emb)(*given), llama.apply_rotary_pos_emb(*given), strict=True):
         assert ours.dtype == theirs.dtype == torch.float32
         assert torch.equal(ours, theirs)
 

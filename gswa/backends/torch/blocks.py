@@ -169,9 +169,7 @@ def use_lean_blocks(base: Any, at_once: int) -> None:
     for module in base.modules():
         if hasattr(module, "variance_epsilon") and type(module).__name__.endswith("RMSNorm"):
             module.forward = MethodType(_norm(recipes), module)
-        elif all(hasattr(module, part) for part in ("gate_proj", "up_proj", "down_proj")) and type(module.act_fn).__name__.startswith(
-            "SiLU"
-        ):
+        elif all(hasattr(module, part) for part in MLP) and type(module.act_fn).__name__.startswith("SiLU"):
             module.forward = MethodType(_gated(recipes, at_once), module)
     decoder = base.get_decoder()
     whole = decoder.forward

