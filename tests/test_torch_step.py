@@ -1,13 +1,14 @@
 """The parts of the torch step that are ours: each equals the library's own, forward and backward."""
 
 import weakref
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers.models.llama import modeling_llama as llama
 
-from gswa.backends.torch.attention import BLOCK, CausalAttention
+from gswa.backends.torch.attention import CausalAttention, Room, weight_bytes
 from gswa.backends.torch.blocks import GatedMlp, GatedSilu, Recipes, RmsNorm
 from gswa.backends.torch.data import collate
 from gswa.backends.torch.formats import measure
@@ -18,7 +19,7 @@ from gswa.backends.torch.rotary import Rotated, instead_of
 from gswa.basemodel import BUILTIN_FOLDER
 from gswa.config import RunConfig
 from gswa.dataset import Rendered
-from gswa.memory import AT_ONCE
+from gswa.memory import AT_ONCE, QUERY_BLOCK
 
 pytestmark = [
     pytest.mark.backend,
@@ -205,18 +206,50 @@ def test_a_tensor_at_the_place_of_one_that_is_gone_is_kept_itself():
             assert torch.allclose(gradient, 18 * x)
 
 
-@pytest.mark.parametrize("length", [1, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 7])
+BLOCK = QUERY_BLOCK[4]
+
+
+@pytest.mark.parametrize("length", [1, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 7, 300])
 @pytest.mark.parametrize("key_heads", [1, 2, 4])
-def test_causal_attention_in_blocks_is_attention(length, key_heads):
+@pytest.mark.parametrize("keeps", [False, True])
+def test_causal_attention_in_blocks_is_attention(length, key_heads, keeps):
     q, k, v = tensors((2, 4, length, 8), (2, key_heads, length, 8), (2, key_heads, length, 8))
     theirs = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-    same(CausalAttention.apply(q, k, v, 8**-0.5), theirs, [q, k, v])
+    same(CausalAttention.apply(q, k, v, 8**-0.5, keeps), theirs, [q, k, v])
+
+
+def test_attention_keeps_its_weights_only_where_a_longer_micro_batch_needed_more():
+    room, (short, long) = Room(100), (weight_bytes(torch.empty(2, 4, length, 8)) for length in (100, 300))
+    assert not room.holds(2 * 100, short)  # nothing longer has come yet
+    assert not room.holds(2 * 300, long)
+    assert not room.holds(2 * 100, 100 * 2 * 200 + 1)
+    assert room.holds(2 * 100, 100 * 2 * 200)
+    q, k, v = tensors((2, 4, 100, 8), (2, 2, 100, 8), (2, 2, 100, 8))
+    kept = CausalAttention.apply(q.float(), k.float(), v.float(), 0.5, True).grad_fn.saved_tensors[3:]
+    assert sum(weights.nbytes for weights in kept) <= short
+
+
+def test_a_short_micro_batch_is_trained_the_same_with_attentions_weights_kept(model):
+    """In fp32 to the bit, or a resumed run, which has seen its longest rows first, would go on otherwise."""
+    module = model.get_base_model().model.layers[0].self_attn
+    (ids,) = torch.randint(0, 50, (1, 2, 40))
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+
+    def gradients(ids):
+        return torch.autograd.grad(model(input_ids=ids, labels=ids, num_items_in_batch=80).loss, trained)
+
+    before = gradients(ids)
+    gradients(ids.repeat(1, 5))
+    assert module.room.holds(80, weight_bytes(torch.empty(2, module.config.num_attention_heads, 40, 1)))
+    after = gradients(ids)
+    equal = torch.equal if model.dtype == torch.float32 else partial(torch.allclose, atol=1e-2)
+    assert all(equal(x, y) for x, y in zip(before, after, strict=True))
 
 
 def test_attention_never_looks_ahead():
     q, k, v = tensors((1, 1, 200, 4), (1, 1, 200, 4), (1, 1, 200, 4))
-    whole = CausalAttention.apply(q, k, v, 0.5)
-    begun = CausalAttention.apply(q[:, :, :130], k[:, :, :130], v[:, :, :130], 0.5)
+    whole = CausalAttention.apply(q, k, v, 0.5, False)
+    begun = CausalAttention.apply(q[:, :, :130], k[:, :, :130], v[:, :, :130], 0.5, False)
     assert torch.equal(whole[:, :, :130], begun)
 
 
