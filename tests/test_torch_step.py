@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 from transformers.models.llama import modeling_llama as llama
 
 from gswa.backends.torch.attention import CausalAttention, Room, weight_bytes
@@ -13,7 +14,7 @@ from gswa.backends.torch.blocks import GatedMlp, GatedSilu, Recipes, RmsNorm
 from gswa.backends.torch.data import collate
 from gswa.backends.torch.formats import measure
 from gswa.backends.torch.lora import Adapted, AddAdapter, use_lean_lora
-from gswa.backends.torch.model import add_adapter, load_base
+from gswa.backends.torch.model import add_adapter, load_base, make_ready
 from gswa.backends.torch.products import FILLED, linear
 from gswa.backends.torch.rotary import Rotated, instead_of
 from gswa.basemodel import BUILTIN_FOLDER
@@ -396,3 +397,11 @@ def test_a_product_is_the_same_by_whichever_library(rows):
     torch.testing.assert_close(linear(x, weight).double(), exact, atol=1e-4, rtol=0)
     torch.testing.assert_close(linear(x, weight, bias).double(), exact + bias.double(), atol=1e-4, rtol=0)
     torch.testing.assert_close(linear(exact.float(), weight.t()).double(), exact @ weight.double(), atol=1e-2, rtol=0)
+
+
+def test_models_of_any_make_are_given_room():
+    """GPT-NeoX has no key heads of its own, which ended the load."""
+    config = GPTNeoXConfig(hidden_size=32, num_attention_heads=2, num_hidden_layers=1, intermediate_size=64, vocab_size=50)
+    base = GPTNeoXForCausalLM._from_config(config, attn_implementation="sdpa")
+    make_ready(base, RunConfig(device="cpu"))
+    assert any(hasattr(module, "room") for module in base.modules())

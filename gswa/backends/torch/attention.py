@@ -73,9 +73,10 @@ class Room:
 def give_room(base: Any) -> None:
     """Let a base model's attention keep its weights where a micro-batch is shorter than the longest."""
     config = base.config.get_text_config()
+    inner, key_heads = (getattr(config, name, None) or 0 for name in ("intermediate_size", "num_key_value_heads"))
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    queries, keys = head * config.num_attention_heads, head * config.num_key_value_heads
-    room = Room(base.dtype.itemsize * 2 * (config.hidden_size + queries + keys + config.intermediate_size))  # memory.py: kept_per_token
+    numbers = 2 * (config.hidden_size + inner + head * (config.num_attention_heads + key_heads))  # memory.py: kept_per_token
+    room = Room(base.dtype.itemsize * numbers)
     for module in base.modules():
         if hasattr(module, "is_causal"):
             module.room = room
