@@ -14,13 +14,13 @@ from gswa.config import RunConfig
 from gswa.errors import ConfigError
 from gswa.records import Record
 
-FORMULAS = 6  # their version, and that of how memory is given out: a correction that was fitted to others is not used
+FORMULAS = 5  # their version, and that of how memory is given out: a correction that was fitted to others is not used
 ADAPTER, GRADIENT, MOMENTS = 4, 4, 8  # per adapter parameter: fp32, its gradient, AdamW's two moments
 NUMBER = {"fp32": 4, "bf16": 2, "fp16": 2}
 NF4 = 4 / 8 + (1 + 4 / 256) / 64  # per weight: 4 bits; per 64 weights a scale of 8 bits; per 256 scales one of 32 (QLoRA, 2305.14314)
 LOSS_CHUNK = 256  # target tokens that meet the head at once: gswa/backends/torch/loss.py
 AT_ONCE = {"fp32": 1024, "bf16": 2048, "fp16": 2048}  # rows that go through the MLP together on a CPU (blocks.py there)
-QUERY_BLOCK = {4: 48, 2: 64}  # queries whose scores exist at once on a CPU, by bytes of a number: gswa/backends/torch/attention.py
+QUERY_BLOCK = 48  # queries whose scores exist at once on a CPU: gswa/backends/torch/attention.py
 # Until this machine's own measurements say it better: the process before a model is loaded (libraries, or the CUDA context), what
 # it takes to work at all (threads, code read in, scratch of the matrix library), and what an allocator holds beyond what is alive.
 BASELINE_GB = {"cpu": 0.28, "cuda": 0.6, "metal": 0.5}
@@ -306,7 +306,7 @@ def _scores(shape: Shape, config: RunConfig, n: int) -> float:
     """Of one block of queries on a CPU, twice in fp32; none on devices whose kernels keep them on chip."""
     if config.device != "cpu" or shape.family in CAPPED:
         return 0.0
-    return QUERY_BLOCK[NUMBER[config.number_format]] * shape.heads * n * (8 + (2 if _halved(config) else 0))
+    return QUERY_BLOCK * shape.heads * n * (8 + (2 if _halved(config) else 0))
 
 
 def _attention_backward(shape: Shape, config: RunConfig, n: int, tokens: int) -> float:

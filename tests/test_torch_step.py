@@ -1,26 +1,24 @@
 """The parts of the torch step that are ours: each equals the library's own, forward and backward."""
 
 import weakref
-from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 from transformers.models.llama import modeling_llama as llama
 
-from gswa.backends.torch.attention import CausalAttention, Room, weight_bytes
+from gswa.backends.torch.attention import BLOCK, CausalAttention
 from gswa.backends.torch.blocks import GatedMlp, GatedSilu, Recipes, RmsNorm
 from gswa.backends.torch.data import collate
 from gswa.backends.torch.formats import measure
 from gswa.backends.torch.lora import Adapted, AddAdapter, use_lean_lora
-from gswa.backends.torch.model import add_adapter, load_base, make_ready
+from gswa.backends.torch.model import add_adapter, load_base
 from gswa.backends.torch.products import FILLED, linear
 from gswa.backends.torch.rotary import Rotated, instead_of
 from gswa.basemodel import BUILTIN_FOLDER
 from gswa.config import RunConfig
 from gswa.dataset import Rendered
-from gswa.memory import AT_ONCE, QUERY_BLOCK
+from gswa.memory import AT_ONCE
 
 pytestmark = [
     pytest.mark.backend,
@@ -207,50 +205,18 @@ def test_a_tensor_at_the_place_of_one_that_is_gone_is_kept_itself():
             assert torch.allclose(gradient, 18 * x)
 
 
-BLOCK = QUERY_BLOCK[4]
-
-
-@pytest.mark.parametrize("length", [1, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 7, 300])
+@pytest.mark.parametrize("length", [1, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 7])
 @pytest.mark.parametrize("key_heads", [1, 2, 4])
-@pytest.mark.parametrize("keeps", [False, True])
-def test_causal_attention_in_blocks_is_attention(length, key_heads, keeps):
+def test_causal_attention_in_blocks_is_attention(length, key_heads):
     q, k, v = tensors((2, 4, length, 8), (2, key_heads, length, 8), (2, key_heads, length, 8))
     theirs = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-    same(CausalAttention.apply(q, k, v, 8**-0.5, keeps), theirs, [q, k, v])
-
-
-def test_attention_keeps_its_weights_only_where_a_longer_micro_batch_needed_more():
-    room, (short, long) = Room(100), (weight_bytes(torch.empty(2, 4, length, 8)) for length in (100, 300))
-    assert not room.holds(2 * 100, short)  # nothing longer has come yet
-    assert not room.holds(2 * 300, long)
-    assert not room.holds(2 * 100, 100 * 2 * 200 + 1)
-    assert room.holds(2 * 100, 100 * 2 * 200)
-    q, k, v = tensors((2, 4, 100, 8), (2, 2, 100, 8), (2, 2, 100, 8))
-    kept = CausalAttention.apply(q.float(), k.float(), v.float(), 0.5, True).grad_fn.saved_tensors[3:]
-    assert sum(weights.nbytes for weights in kept) <= short
-
-
-def test_a_short_micro_batch_is_trained_the_same_with_attentions_weights_kept(model):
-    """In fp32 to the bit, or a resumed run, which has seen its longest rows first, would go on otherwise."""
-    module = model.get_base_model().model.layers[0].self_attn
-    (ids,) = torch.randint(0, 50, (1, 2, 40))
-    trained = [weight for weight in model.parameters() if weight.requires_grad]
-
-    def gradients(ids):
-        return torch.autograd.grad(model(input_ids=ids, labels=ids, num_items_in_batch=80).loss, trained)
-
-    before = gradients(ids)
-    gradients(ids.repeat(1, 5))
-    assert module.room.holds(80, weight_bytes(torch.empty(2, module.config.num_attention_heads, 40, 1)))
-    after = gradients(ids)
-    equal = torch.equal if model.dtype == torch.float32 else partial(torch.allclose, atol=1e-2)
-    assert all(equal(x, y) for x, y in zip(before, after, strict=True))
+    same(CausalAttention.apply(q, k, v, 8**-0.5), theirs, [q, k, v])
 
 
 def test_attention_never_looks_ahead():
     q, k, v = tensors((1, 1, 200, 4), (1, 1, 200, 4), (1, 1, 200, 4))
-    whole = CausalAttention.apply(q, k, v, 0.5, False)
-    begun = CausalAttention.apply(q[:, :, :130], k[:, :, :130], v[:, :, :130], 0.5, False)
+    whole = CausalAttention.apply(q, k, v, 0.5)
+    begun = CausalAttention.apply(q[:, :, :130], k[:, :, :130], v[:, :, :130], 0.5)
     assert torch.equal(whole[:, :, :130], begun)
 
 
@@ -397,11 +363,3 @@ def test_a_product_is_the_same_by_whichever_library(rows):
     torch.testing.assert_close(linear(x, weight).double(), exact, atol=1e-4, rtol=0)
     torch.testing.assert_close(linear(x, weight, bias).double(), exact + bias.double(), atol=1e-4, rtol=0)
     torch.testing.assert_close(linear(exact.float(), weight.t()).double(), exact @ weight.double(), atol=1e-2, rtol=0)
-
-
-def test_models_of_any_make_are_given_room():
-    """GPT-NeoX has no key heads of its own, which ended the load."""
-    config = GPTNeoXConfig(hidden_size=32, num_attention_heads=2, num_hidden_layers=1, intermediate_size=64, vocab_size=50)
-    base = GPTNeoXForCausalLM._from_config(config, attn_implementation="sdpa")
-    make_ready(base, RunConfig(device="cpu"))
-    assert any(hasattr(module, "room") for module in base.modules())

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from gswa.backends.torch.attention import give_room, register
+from gswa.backends.torch.attention import register
 from gswa.backends.torch.blocks import use_lean_blocks
 from gswa.backends.torch.lora import use_lean_lora
 from gswa.backends.torch.loss import use_chunked_loss
@@ -62,8 +62,6 @@ def make_ready(base: Any, config: RunConfig) -> None:
     use_lean_rotary(base)
     if config.device == "cpu" and base.config._attn_implementation == "sdpa":
         base.set_attn_implementation(register())
-        if not config.gradient_checkpointing:  # a block that is gone through again keeps nothing until then
-            give_room(base)
 
 
 def _nf4(dtype: torch.dtype) -> Any:
