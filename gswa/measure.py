@@ -6,7 +6,7 @@ or two off, so that it serves to plan cuts and never to promise lengths.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import repeat
 
@@ -56,6 +56,19 @@ class Measured:
     def before_sentences(self) -> Ints:
         """Tokens before each of `sentences`."""
         return self.before(self.sentences)
+
+    def corrected(self, spans: Sequence[tuple[int, int]], more: Sequence[int]) -> "Measured":
+        """The same text with so many tokens more in the words of each span: in proportion, the first words' first."""
+        steps = np.diff(self.tokens, prepend=0)
+        for (start, end), missing in zip(spans, more, strict=True):
+            if missing:
+                first, last = (int(self.ends.searchsorted(place, side="right")) - 1 for place in (start, end))
+                words = slice(first + 1, max(first + 1, last) + 1)
+                share = np.cumsum(steps[words]) / max(1, steps[words].sum())
+                steps[words] += np.diff(np.ceil(share * missing).astype(np.int64), prepend=0)
+        other = replace(self, tokens=np.cumsum(steps))
+        vars(other).update(paragraphs=self.paragraphs, sentences=self.sentences)  # which are the text's, and took long to find
+        return other
 
     def before(self, positions: Ints) -> Ints:
         """Tokens before each position. A word goes with the space before it, so at a word's first letter it is still to come."""

@@ -26,7 +26,8 @@ CONTINUE = "Continue the text from where this part of it ends."
 OPEN = "Write the opening of a text."
 NEXT = "Go on in the same way with the next part of the text."
 CONTEXT_SHARE = 40  # a later part may spend one token in so many on the text before it
-CONTEXT = 12  # tokens, where that share is less
+CONTEXT = 8  # tokens, where that share is less
+CORRECTIONS = 5  # of what words were counted to take, before every chunk gets less room
 CHARACTERS_AT_ONCE = 1_000_000  # of examples that are counted together
 
 EMPTY = "the answer is empty"
@@ -191,18 +192,34 @@ def _split(example: Example, text: Measured, used: int, rules: Rules) -> Generat
     prompt, taken = fitting
     (later,) = yield [_answered(_continuation(example, "."), ".")]
     budget = Budget(rules.max_tokens - taken, rules.max_tokens - later.tokens + 2, rules.contexts)
+    known: dict[tuple[Span, str], Lengths] = {}
+    corrections = 0
     while found := plan(text, budget, rules.strategy):
         spans, before = found
         contexts = _contexts(text, [end for _, end in spans[:-1]], before)
         prompts = [prompt, *(_continuation(example, context) for context in contexts)]
         chats = [_answered(prompt, example.target[start:end]) for prompt, (start, end) in zip(prompts, spans, strict=True)]
-        counted = yield chats
+        named = dict(zip(zip(spans, ["", *contexts], strict=True), chats, strict=True))
+        new = {name: chat for name, chat in named.items() if name not in known}
+        known.update(zip(new, (yield list(new.values())), strict=True))
+        counted = [known[name] for name in named]
         over = [max(0, length.tokens - rules.max_tokens) for length in counted]
         if not any(over):
             return _chunks(example, chats, counted, spans), ""
-        # Words merge differently at a cut and at the template's borders: what is over comes off, and the cuts are planned anew.
-        budget = budget._replace(first=_less(budget.first, over[0]), rest=_less(budget.rest, max(over[1:], default=0)))
+        # Words merge differently at a cut and at the template's borders: those that did count for more, and the cuts are planned anew.
+        if corrections < CORRECTIONS:
+            corrections += 1
+            text = text.corrected(spans, _missed(text, spans, [length.target_tokens + 1 - later.target_tokens for length in counted], over))
+        else:
+            budget = budget._replace(first=_less(budget.first, over[0]), rest=_less(budget.rest, max(over[1:], default=0)))
     return (), NO_ROOM
+
+
+def _missed(text: Measured, spans: Sequence[Span], tokens: Sequence[int], over: Sequence[int]) -> list[int]:
+    """Of each span that is over the limit, the tokens that its words do not count; none of the others, which fit as they are."""
+    starts, ends = (text.before(np.array(places)).tolist() for places in zip(*spans, strict=True))
+    counted = (end - start for start, end in zip(starts, ends, strict=True))
+    return [max(true - count, more) if more else 0 for true, count, more in zip(tokens, counted, over, strict=True)]
 
 
 def _less(tokens: int, over: int) -> int:

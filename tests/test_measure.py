@@ -1,5 +1,6 @@
 """Tokens by words: exact nearly everywhere, and never far off."""
 
+import numpy as np
 import pytest
 from families import FAMILIES, family
 from hypothesis import given, settings
@@ -54,3 +55,14 @@ def test_runs_of_spaces_line_ends_and_marks_are_counted_about_as_they_are(name: 
     measured = WordCounts(family(name)).measure(text)
     assert measured.ends[-1] == len(text)
     assert measured.total == pytest.approx(true_tokens(name, text), rel=0.15, abs=4)
+
+
+def test_a_correction_counts_in_its_span_and_moves_all_that_follows() -> None:
+    text = "one two three four five six"
+    before = WordCounts(family("chatml")).measure(text)
+    after = before.corrected([(0, 13), (14, 18), (19, 27)], [2, 0, 3])
+    more = after.tokens - before.tokens
+    assert (more[0], *more[3:5], more[6]) == (0, 2, 2, 5)
+    assert more[1] == 1 and (np.diff(more) >= 0).all()
+    assert after.sentences is before.sentences
+    assert before.corrected([(0, 27)], [0]).tokens.tolist() == before.tokens.tolist()

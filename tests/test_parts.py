@@ -14,6 +14,7 @@ from gswa.conservation import white_space_between
 from gswa.dataset import Tokenizer, render
 from gswa.errors import ConfigError
 from gswa.lengths import STRATEGIES, Divided
+from gswa.measure import _PACK, word_counts
 from gswa.parts import CONTINUE, EMPTY, LONG_PROMPT, NEXT, NO_ROOM, OPEN, Rules, divide_span, split_examples
 from gswa.records import Example, Message
 
@@ -75,6 +76,20 @@ def test_chunks_are_as_few_as_their_prompts_allow(name: str, strategy: str) -> N
     chunks = divided(chat("a", text), family(name), 512, strategy).chunks
     room = 512 - min(chunk.tokens - chunk.target_tokens for chunk in chunks[1:])
     assert len(chunks) <= 1.03 * sum(chunk.target_tokens - 1 for chunk in chunks) / room + 1
+
+
+@pytest.mark.parametrize("strategy", ["auto", "token"])
+def test_one_stretch_that_takes_more_than_its_words_count_costs_the_rest_no_room(tokenizer: Tokenizer, strategy: str) -> None:
+    sentences = [f"Sentence number {n} is one of many that say the same." for n in range(800)]
+    plain = divided(chat("a", " ".join(sentences)), tokenizer, 256, strategy).chunks
+    sentences[400:400] = ["Of it a xylotomist takes more than it counts."] * 12
+    counts = word_counts(tokenizer)
+    counts.measure("a xylotomist")
+    counts.known["xylotomist"] -= 4 * 2 * _PACK
+    one = divided(chat("a", " ".join(sentences)), tokenizer, 256, strategy)
+    counts.known.clear()
+    check(one, tokenizer, 256)
+    assert len(one.chunks) <= len(plain) + 2
 
 
 def test_examples_that_are_counted_together_are_divided_as_each_alone(tokenizer: Tokenizer) -> None:
