@@ -14,13 +14,14 @@ from gswa.config import RunConfig
 from gswa.errors import ConfigError
 from gswa.records import Record
 
-FORMULAS = 5  # their version, and that of how memory is given out: a correction that was fitted to others is not used
+FORMULAS = 6  # their version, and that of how memory is given out: a correction that was fitted to others is not used
 ADAPTER, GRADIENT, MOMENTS = 4, 4, 8  # per adapter parameter: fp32, its gradient, AdamW's two moments
 NUMBER = {"fp32": 4, "bf16": 2, "fp16": 2}
 NF4 = 4 / 8 + (1 + 4 / 256) / 64  # per weight: 4 bits; per 64 weights a scale of 8 bits; per 256 scales one of 32 (QLoRA, 2305.14314)
 LOSS_CHUNK = 256  # target tokens that meet the head at once: gswa/backends/torch/loss.py
 AT_ONCE = {"fp32": 1024, "bf16": 2048, "fp16": 2048}  # rows that go through the MLP together on a CPU (blocks.py there)
-QUERY_BLOCK = 48  # queries whose scores exist at once on a CPU: gswa/backends/torch/attention.py
+QUERY_BLOCK = {4: 48, 2: 64}  # queries whose scores exist at once on a CPU, by bytes of a number: gswa/backends/torch/attention.py
+STRIDE = 256  # tokens: a CPU's gradients of keys and values have so many, or a multiple of it, in 16 bits: attention.py there too
 # Until this machine's own measurements say it better: the process before a model is loaded (libraries, or the CUDA context), what
 # it takes to work at all (threads, code read in, scratch of the matrix library), and what an allocator holds beyond what is alive.
 BASELINE_GB = {"cpu": 0.28, "cuda": 0.6, "metal": 0.5}
@@ -236,6 +237,17 @@ def kept_per_token(shape: Shape, config: RunConfig, tokens: int, again: bool = F
     return (b if lean_norms else 4) * norms + b * outputs + attention + b * mlp
 
 
+def activations(shape: Shape, config: RunConfig, rows: Rows) -> float:
+    """Bytes of activations alive when a training micro-batch has the most of them."""
+    return max(_moments(shape, config, rows).values())
+
+
+def attention_weights(shape: Shape, config: RunConfig, width: int) -> float:
+    """Bytes of one block's, which a CPU keeps where there is room: those of a query up to the end of its block of queries."""
+    number = NUMBER[config.number_format]
+    return number * config.batch_size * shape.heads * width * (width + QUERY_BLOCK[number]) / 2
+
+
 def _moments(shape: Shape, config: RunConfig, rows: Rows) -> dict[str, float]:
     """Activations alive at the moments of a micro-batch that can be its largest."""
     n, b, hidden = config.batch_size * rows.train, NUMBER[config.number_format], shape.hidden
@@ -302,11 +314,13 @@ def _linear_temporary(shape: Shape, config: RunConfig) -> float:
     return weight * 4 if config.number_format == "fp32" else 0
 
 
-def _scores(shape: Shape, config: RunConfig, n: int) -> float:
-    """Of one block of queries on a CPU, twice in fp32; none on devices whose kernels keep them on chip."""
+def _scores(shape: Shape, config: RunConfig, n: int, tokens: int) -> float:
+    """Of the largest block of queries on a CPU, twice in fp32; none on devices whose kernels keep them on chip."""
     if config.device != "cpu" or shape.family in CAPPED:
         return 0.0
-    return QUERY_BLOCK * shape.heads * n * (8 + (2 if _halved(config) else 0))
+    block = QUERY_BLOCK[NUMBER[config.number_format]]
+    rest = tokens % block  # which the last block has, and of all the most keys
+    return n / tokens * max(block * (tokens - rest), rest * tokens) * shape.heads * (8 + (2 if _halved(config) else 0))
 
 
 def _attention_backward(shape: Shape, config: RunConfig, n: int, tokens: int) -> float:
@@ -314,8 +328,9 @@ def _attention_backward(shape: Shape, config: RunConfig, n: int, tokens: int) ->
     b, hidden, queries, keys = NUMBER[config.number_format], shape.hidden, shape.queries, shape.keys
     lean = shape.family in LEAN_MLP and (not config.gradient_checkpointing or _by_blocks(shape, config))
     freed = b * shape.inner * (2 if lean else 3) + b * hidden
-    grown = b * (hidden + 3 * queries + 2 * keys) + _eager_backward(shape, config, tokens)
-    return n * (grown - freed) + _scores(shape, config, n)
+    padded = -(-tokens // STRIDE) * STRIDE / tokens if config.device == "cpu" and _halved(config) else 1.0
+    grown = b * (hidden + 3 * queries + 2 * keys * padded) + _eager_backward(shape, config, tokens)
+    return n * (grown - freed) + _scores(shape, config, n, tokens)
 
 
 def _eager_backward(shape: Shape, config: RunConfig, tokens: int) -> int:
@@ -326,7 +341,7 @@ def _eager_backward(shape: Shape, config: RunConfig, tokens: int) -> int:
 def _evaluation(shape: Shape, config: RunConfig, rows: Rows) -> float:
     """A forward pass: one block at a time, then the loss. Nothing is kept."""
     n, b, hidden = config.eval_batch_size * rows.evaluate, NUMBER[config.number_format], shape.hidden
-    attention = n * b * (2 * hidden + 3 * shape.queries + 4 * shape.keys) + _scores(shape, config, n)
+    attention = n * b * (2 * hidden + 3 * shape.queries + 4 * shape.keys) + _scores(shape, config, n, rows.evaluate)
     if shape.family in CAPPED:
         attention += n * shape.heads * rows.evaluate * (8 if b == 4 else 10)
     mlp = n * b * (4 * hidden + 3 * shape.inner) + _linear_temporary(shape, config)

@@ -38,7 +38,8 @@ def rows() -> list[Rendered]:
 
 @pytest.fixture(scope="module", params=["fp32", "bf16", "checkpointing"])
 def model(request):
-    config = RunConfig(number_format="bf16" if request.param == "bf16" else "fp32", lora_rank=4)
+    again = request.param == "checkpointing"
+    config = RunConfig(number_format="bf16" if request.param == "bf16" else "fp32", lora_rank=4, gradient_checkpointing=again)
     base = load_base(str(BUILTIN_FOLDER), config)
     base.set_attn_implementation(packed.register())
     model = add_adapter(base, config)
@@ -46,7 +47,7 @@ def model(request):
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.copy_(torch.randn_like(parameter) * 0.05)
-    if request.param == "checkpointing":
+    if again:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.train()
     return model

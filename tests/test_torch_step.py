@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers.models.llama import modeling_llama as llama
 
-from gswa.backends.torch.attention import BLOCK, CausalAttention
-from gswa.backends.torch.blocks import GatedMlp, GatedSilu, Recipes, RmsNorm
+from gswa.backends.torch.attention import CausalAttention
+from gswa.backends.torch.blocks import GATE_AND_UP, NOTHING, SILU_TOO, GatedMlp, GatedSilu, Recipes, RmsNorm
 from gswa.backends.torch.data import collate
 from gswa.backends.torch.formats import measure
 from gswa.backends.torch.lora import Adapted, AddAdapter, use_lean_lora
@@ -18,7 +18,7 @@ from gswa.backends.torch.rotary import Rotated, instead_of
 from gswa.basemodel import BUILTIN_FOLDER
 from gswa.config import RunConfig
 from gswa.dataset import Rendered
-from gswa.memory import AT_ONCE
+from gswa.memory import AT_ONCE, QUERY_BLOCK
 
 pytestmark = [
     pytest.mark.backend,
@@ -66,12 +66,13 @@ def test_layers_with_one_input_are_each_base_plus_adapter(dtype, bias, outs):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("at_once", [1, 3, 10, 64])
-def test_an_mlp_by_blocks_of_rows_is_the_mlp(dtype, at_once):
+@pytest.mark.parametrize("keeps", [GATE_AND_UP, SILU_TOO])
+def test_an_mlp_by_blocks_of_rows_is_the_mlp(dtype, at_once, keeps):
     x = tensors((2, 5, 8))[0].to(dtype).detach().requires_grad_()
     (gate, up), first = layers(dtype, 8, 6, 6)
     (down,), last = layers(dtype, 6, 8)
     theirs = plainly(F.silu(plainly(x, gate, *first[:2])) * plainly(x, up, *first[2:]), down, *last)
-    same(GatedMlp.apply(x, at_once, True, [gate, up, down], 0.5, *first, *last), theirs, [x, *first, *last])
+    same(GatedMlp.apply(x, at_once, keeps, [gate, up, down], 0.5, *first, *last), theirs, [x, *first, *last])
 
 
 def test_an_mlp_that_is_not_trained_keeps_nothing():
@@ -80,7 +81,7 @@ def test_an_mlp_that_is_not_trained_keeps_nothing():
     (down,), last = layers(torch.float32, 6, 8)
     kept: list[torch.Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
-        GatedMlp.apply(x, 4, False, [gate, up, down], 0.5, *first, *last)
+        GatedMlp.apply(x, 4, NOTHING, [gate, up, down], 0.5, *first, *last)
     assert {tuple(tensor.shape) for tensor in kept} == {(10, 8), (3, 8), (6, 3), (3, 6), (8, 3)}
 
 
@@ -205,18 +206,22 @@ def test_a_tensor_at_the_place_of_one_that_is_gone_is_kept_itself():
             assert torch.allclose(gradient, 18 * x)
 
 
-@pytest.mark.parametrize("length", [1, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 7])
+BLOCK = QUERY_BLOCK[4]
+
+
+@pytest.mark.parametrize("length", [1, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 7, 300])
 @pytest.mark.parametrize("key_heads", [1, 2, 4])
-def test_causal_attention_in_blocks_is_attention(length, key_heads):
+@pytest.mark.parametrize("keeps", [False, True])
+def test_causal_attention_in_blocks_is_attention(length, key_heads, keeps):
     q, k, v = tensors((2, 4, length, 8), (2, key_heads, length, 8), (2, key_heads, length, 8))
     theirs = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-    same(CausalAttention.apply(q, k, v, 8**-0.5), theirs, [q, k, v])
+    same(CausalAttention.apply(q, k, v, 8**-0.5, keeps), theirs, [q, k, v])
 
 
 def test_attention_never_looks_ahead():
     q, k, v = tensors((1, 1, 200, 4), (1, 1, 200, 4), (1, 1, 200, 4))
-    whole = CausalAttention.apply(q, k, v, 0.5)
-    begun = CausalAttention.apply(q[:, :, :130], k[:, :, :130], v[:, :, :130], 0.5)
+    whole = CausalAttention.apply(q, k, v, 0.5, False)
+    begun = CausalAttention.apply(q[:, :, :130], k[:, :, :130], v[:, :, :130], 0.5, False)
     assert torch.equal(whole[:, :, :130], begun)
 
 

@@ -11,7 +11,7 @@ what is not kept one block exists at a time. Fewer rows a block cost more in rep
 import weakref
 from collections.abc import Callable
 from types import MethodType, TracebackType
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,8 @@ from gswa.backends.torch.lora import MLP, Products, cut, layers_and_adapters, ro
 
 Make = Callable[[], torch.Tensor]
 ADAPTERS = 6  # tensors: A and B of gate, up and down
+Keeps: TypeAlias = Literal[0, 1, 2]
+NOTHING, GATE_AND_UP, SILU_TOO = 0, 1, 2  # of what an MLP makes, for its backward pass
 
 
 class RmsNorm(torch.autograd.Function):
@@ -74,14 +76,17 @@ class GatedMlp(torch.autograd.Function):
     """down(silu(gate(x)) · up(x)), the three of them with adapters, `at_once` rows after another."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, at_once: int, keeps: bool, bases: Any, scale: float, *adapters: torch.Tensor) -> torch.Tensor:
-        ctx.settings = bases, scale, at_once
+    def forward(ctx: Any, x: torch.Tensor, at_once: int, keeps: Keeps, bases: Any, scale: float, *adapters: torch.Tensor) -> torch.Tensor:
+        ctx.settings = bases, scale, at_once, keeps
         first, last = _both(x, bases, scale, adapters)
-        kept, ys = [], []
+        kept: list[torch.Tensor] = []
+        ys: list[torch.Tensor] = []
         for block in cut(rows(x), at_once):
             gate, up = first.forward(block)
-            ys += last.forward(F.silu(gate).mul_(up))
-            kept += [gate, up] if keeps else []
+            silu = F.silu(gate)
+            kept += [(), (gate, up), (gate, up, silu)][keeps]
+            ys += last.forward(silu * up if keeps == SILU_TOO else silu.mul_(up))
+            del silu  # before the next block's are made
         ctx.save_for_backward(x, *adapters, *kept)
         return _joined(ys, x)
 
@@ -89,14 +94,14 @@ class GatedMlp(torch.autograd.Function):
     def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, *saved = ctx.saved_tensors
         adapters, kept = saved[:ADAPTERS], iter(saved[ADAPTERS:])
-        bases, scale, at_once = ctx.settings
+        bases, scale, at_once, keeps = ctx.settings
         first, last = _both(x, bases, scale, adapters)
         gradients: list[Any] = []
         for block, above in zip(cut(rows(x), at_once), cut(rows(upstream[0]), at_once), strict=True):
             gate, up = next(kept), next(kept)
-            for_up = F.silu(gate)
-            for_gate: Any = last.backward(for_up * up, [above])
-            for_up.mul_(for_gate)
+            silu = next(kept) if keeps == SILU_TOO else F.silu(gate)
+            for_gate: Any = last.backward(silu * up, [above])
+            for_up = silu * for_gate if keeps == SILU_TOO else silu.mul_(for_gate)
             for_gate.mul_(up)
             torch.ops.aten.silu_backward.grad_input(for_gate, gate, grad_input=for_gate)
             gradients.append(first.backward(block, [for_gate, for_up], ctx.needs_input_grad[0]))
@@ -184,8 +189,9 @@ def use_lean_blocks(base: Any, at_once: int) -> None:
 def _norm(recipes: Recipes) -> Callable[..., torch.Tensor]:
     def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = RmsNorm.apply(x, self.weight, self.variance_epsilon)  # type: ignore[no-untyped-call]  # torch's own
-        kept = x.detach()
-        recipes.offer(out, lambda: normalised(kept, self.weight, self.variance_epsilon))
+        kept, room = x.detach(), getattr(self, "room", None)
+        if room is None or not out.requires_grad or not room.take("norm"):
+            recipes.offer(out, lambda: normalised(kept, self.weight, self.variance_epsilon))
         return out
 
     return forward
@@ -195,7 +201,9 @@ def _gated(recipes: Recipes, at_once: int) -> Callable[..., torch.Tensor]:
     def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
         layers = [getattr(self, name) for name in MLP]
         if getattr(self, "adapted_as_one", False) and not any(layer.disable_adapters for layer in layers):
-            whole: torch.Tensor = GatedMlp.apply(x, at_once, torch.is_grad_enabled(), *layers_and_adapters(layers))  # type: ignore[no-untyped-call]  # torch's own
+            room = getattr(self, "room", None)
+            keeps = NOTHING if not torch.is_grad_enabled() else SILU_TOO if room is not None and room.take("silu") else GATE_AND_UP
+            whole: torch.Tensor = GatedMlp.apply(x, at_once, keeps, *layers_and_adapters(layers))  # type: ignore[no-untyped-call]  # torch's own
             return whole
         if not torch.is_grad_enabled():
             return _joined([self.down_proj(F.silu(self.gate_proj(part)).mul_(self.up_proj(part))) for part in cut(rows(x), at_once)], x)

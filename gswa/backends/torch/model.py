@@ -10,6 +10,7 @@ from gswa.backends.torch.blocks import use_lean_blocks
 from gswa.backends.torch.lora import use_lean_lora
 from gswa.backends.torch.loss import use_chunked_loss
 from gswa.backends.torch.quantised import keep, kept
+from gswa.backends.torch.room import give_room
 from gswa.backends.torch.rotary import use_lean_rotary
 from gswa.config import RunConfig
 from gswa.errors import ConfigError
@@ -62,6 +63,7 @@ def make_ready(base: Any, config: RunConfig) -> None:
     use_lean_rotary(base)
     if config.device == "cpu" and base.config._attn_implementation == "sdpa":
         base.set_attn_implementation(register())
+    give_room(base, config)
 
 
 def _nf4(dtype: torch.dtype) -> Any:

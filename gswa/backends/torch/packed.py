@@ -57,7 +57,7 @@ def each_row(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bounds
     if query.device.type == "cpu":
         pieces = [slice(start, end) for start, end in pairwise(bounds.tolist())]
         parts: list[torch.Tensor] = [
-            CausalAttention.apply(query[:, :, piece], key[:, :, piece], value[:, :, piece], scale)  # type: ignore[no-untyped-call]  # torch's own
+            CausalAttention.apply(query[:, :, piece], key[:, :, piece], value[:, :, piece], scale, False)  # type: ignore[no-untyped-call]  # torch's own
             for piece in pieces
         ]
         return torch.cat(parts, dim=2).transpose(1, 2).contiguous()

@@ -1,0 +1,66 @@
+"""What a short micro-batch keeps, rather than makes again, in the memory that the largest one needed.
+
+A run's memory is planned, and rehearsed, for its longest rows. A shorter micro-batch leaves some of that: enough, most often, for what
+takes longest to make again. By the formulas of `gswa.memory`, so that its target tokens count as its rows do.
+"""
+
+from typing import Any, Literal, TypeAlias
+
+from gswa.config import RunConfig
+from gswa.errors import ConfigError
+from gswa.memory import NUMBER, Rows, Shape, activations, adapted_blocks, attention_weights, read_shape
+
+Kind: TypeAlias = Literal["attention", "silu", "norm"]  # attention's weights, silu(gate) of an MLP, what a norm makes
+
+INEXACT = 0.01  # of the most: so far may the formulas be off from one micro-batch to another
+
+
+class Room:
+    """Counts, for the micro-batch under way, how many of each kind may be kept."""
+
+    def __init__(self, shape: Shape, config: RunConfig) -> None:
+        self._shape, self._config = shape, config
+        self._most = 0.0
+        self._places: dict[Kind, int] = {}
+
+    def begin(self, rows: int, width: int, targets: int) -> None:
+        """A training micro-batch of `rows` × `width` tokens, so many of which carry loss, is under way."""
+        config = self._config.replace(batch_size=rows)
+        needed = activations(self._shape, config, Rows(width, width, targets / (rows * width)))
+        self._most = max(self._most, needed)
+        left = max(0.0, (1 - INEXACT) * self._most - needed)
+        for kind, (count, size) in self._sizes(config, width).items():
+            self._places[kind] = min(count, int(left // size))
+            left -= self._places[kind] * size
+
+    def _sizes(self, config: RunConfig, width: int) -> dict[Kind, tuple[int, float]]:
+        """How many there are of each kind and how large one is, in bytes; what saves the most time comes first."""
+        shape, blocks = self._shape, adapted_blocks(self._shape, config)
+        a_number = NUMBER[config.number_format] * config.batch_size * width
+        return {
+            "attention": (blocks, attention_weights(shape, config, width)),
+            "silu": (blocks, a_number * shape.inner),
+            "norm": (2 * blocks, a_number * shape.hidden),
+        }
+
+    def take(self, kind: Kind) -> bool:
+        """Whether one more may be kept."""
+        if not self._places.get(kind):
+            return False
+        self._places[kind] -= 1
+        return True
+
+
+def give_room(base: Any, config: RunConfig) -> None:
+    """To the attention, the MLP and the norms of each block; none where memory is not foretold, on a GPU, and where blocks are gone
+    through again."""
+    if config.device != "cpu" or config.gradient_checkpointing:
+        return
+    try:
+        room = Room(read_shape(base.config.to_dict()), config)
+    except ConfigError:
+        return
+    base.room = room
+    for block in base.get_decoder().layers:
+        for part in block.children():  # not those of attention: the norms of each head are not counted
+            part.room = room
