@@ -315,12 +315,12 @@ def _linear_temporary(shape: Shape, config: RunConfig) -> float:
 
 
 def _scores(shape: Shape, config: RunConfig, n: int, tokens: int) -> float:
-    """Of the largest block of queries on a CPU, twice in fp32; none on devices whose kernels keep them on chip."""
+    """Of the largest block of queries on a CPU, twice; none on devices whose kernels keep them on chip."""
     if config.device != "cpu" or shape.family in CAPPED:
         return 0.0
     block = QUERY_BLOCK[NUMBER[config.number_format]]
     rest = tokens % block  # which the last block has, and of all the most keys
-    return n / tokens * max(block * (tokens - rest), rest * tokens) * shape.heads * (8 + (2 if _halved(config) else 0))
+    return n / tokens * max(block * (tokens - rest), rest * tokens) * shape.heads * 2 * NUMBER[config.number_format]
 
 
 def _attention_backward(shape: Shape, config: RunConfig, n: int, tokens: int) -> float:

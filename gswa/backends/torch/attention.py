@@ -27,7 +27,7 @@ class CausalAttention(torch.autograd.Function):
         q, k, v = _grouped(query, key.shape[1]) * scale, key.flatten(0, 1), value.flatten(0, 1)
         out, keys, kept = torch.empty_like(q), _turned(k), []
         for block, seen in _blocks(q):
-            weights = _weights(q, keys, block, seen).to(v.dtype)
+            weights = _weights(q, keys, block, seen)
             out[:, :, block] = _times(weights, v[:, :seen])
             if keeps:
                 kept.append(weights)
@@ -45,13 +45,13 @@ class CausalAttention(torch.autograd.Function):
         keys, values = _turned(k), _turned(v)
         for number, (block, seen) in enumerate(_blocks(q)):
             g = gradient[:, :, block]
-            weights = kept[number] if kept else _weights(q, keys, block, seen).to(g.dtype)
+            weights = kept[number] if kept else _weights(q, keys, block, seen)
             grad_v[:, :seen].baddbmm_(_flat(weights).mT, _flat(g))
             slope = _scores(g, values[..., :seen])
-            torch._softmax_backward_data(slope, weights.float(), -1, torch.float32, grad_input=slope)
-            slope = slope.to(g.dtype)
+            torch._softmax_backward_data(slope, weights, -1, slope.dtype, grad_input=slope)
             grad_q[:, :, block] = _times(slope, k[:, :seen])
             grad_k[:, :seen].baddbmm_(_flat(slope).mT, _flat(q[:, :, block]))
+            del weights, slope
         return grad_q.mul_(ctx.scale).view(shape), grad_k.view(ctx.keys), grad_v.view(ctx.keys), None, None
 
 
@@ -68,15 +68,17 @@ def _turned(k: torch.Tensor) -> torch.Tensor:
 
 
 def _weights(q: torch.Tensor, keys: torch.Tensor, block: slice, seen: int) -> torch.Tensor:
-    """(N, G, n, e) in fp32, each row summing to 1."""
+    """(N, G, n, e), each row summing to 1: in 16 bits too torch adds up in fp32."""
     scores = _scores(q[:, :, block], keys[..., :seen])
-    scores[..., block.start :].add_(_future(block.stop - block.start))  # of the block on the diagonal, where alone such keys are
+    scores[..., block.start :].add_(
+        _future(block.stop - block.start, scores.dtype)
+    )  # of the block on the diagonal, where alone such keys are
     return torch.softmax(scores, -1, out=scores)
 
 
-def _future(size: int) -> torch.Tensor:
+def _future(size: int, dtype: torch.dtype) -> torch.Tensor:
     """-inf above the diagonal; adding it takes a seventh of the time of filling by a mask."""
-    return torch.full((size, size), float("-inf")).triu_(1)
+    return torch.full((size, size), float("-inf"), dtype=dtype).triu_(1)
 
 
 def _grouped(query: torch.Tensor, key_heads: int) -> torch.Tensor:
@@ -103,8 +105,8 @@ def _flat(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _scores(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """(N, G, n, D) · (N, D, e) → (N, G, n, e) in fp32."""
-    return torch.bmm(_flat(left), right).float().view(*left.shape[:3], -1)
+    """(N, G, n, D) · (N, D, e) → (N, G, n, e)."""
+    return torch.bmm(_flat(left), right).view(*left.shape[:3], -1)
 
 
 def _times(weights: torch.Tensor, right: torch.Tensor) -> torch.Tensor:

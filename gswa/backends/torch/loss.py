@@ -31,14 +31,14 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             rows = slice(start, start + CHUNK)
             target = targets[rows, None]
             # The logits; one tensor of them, changed in place, is all there ever is.
-            weights = linear(_filled(hidden[rows]), head)[: len(target)].float()
+            weights = linear(_filled(hidden[rows], head.dtype), head)[: len(target)].float()
             peak, chosen = weights.amax(-1, keepdim=True), weights.gather(1, target)
             torch.softmax(weights, -1, out=weights)
             # log sum exp(logits) = peak - log max(softmax): the largest probability is exp(peak) / sum exp(logits).
             total += (peak - weights.amax(-1, keepdim=True).log() - chosen).sum()
             if gradient is not None:
                 slope = weights.scatter_add_(1, target, torch.full_like(chosen, -1)).div_(divisor)
-                gradient[rows] = linear(_filled(slope.to(head.dtype)), head.t())[: len(target)]
+                gradient[rows] = linear(_filled(slope, head.dtype), head.t())[: len(target)]
                 del slope
             del weights
         ctx.save_for_backward(gradient)
@@ -51,10 +51,14 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         return (None if gradient is None else gradient * upstream[0]), None, None, None
 
 
-def _filled(x: torch.Tensor) -> torch.Tensor:
+def _filled(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """With rows of zeros up to a multiple of FILLED, in 16 bits on a CPU, where oneDNN compiles a kernel for every count of rows."""
-    missing = -len(x) % FILLED if x.device.type == "cpu" and x.element_size() == 2 else 0
-    return torch.nn.functional.pad(x, (0, 0, 0, missing)) if missing else x
+    count, width = x.shape
+    if x.device.type != "cpu" or dtype.itemsize != 2 or count % FILLED == 0:
+        return x.to(dtype)
+    filled = x.new_zeros(count + -count % FILLED, width, dtype=dtype)
+    filled[:count] = x
+    return filled
 
 
 def chunked(hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, divisor: Any) -> torch.Tensor:
