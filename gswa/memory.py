@@ -217,7 +217,8 @@ def _halved(config: RunConfig) -> bool:
 def kept_per_token(shape: Shape, config: RunConfig, tokens: int, again: bool = False) -> int:
     """What autograd keeps of one block for one token of a row of `tokens`; `again`: of a block that is gone through again.
 
-    In b: the inputs of the norms (H each, also of the heads' norms); q, k, v and attention's output (2 Q + 2 K); gate and up (2 M).
+    In b: the inputs of the norms (H each, also of the heads' norms; our own keep a number in fp32 beside them); q, k, v and attention's
+    output (2 Q + 2 K); gate and up (2 M).
     A kernel of a GPU keeps a number for each query head beside them (fp32). What follows is made again by our own blocks and kept
     by the library's: the norms' outputs (H each, as inputs of q, k, v and of gate, up), and silu(gate) · up (M; never where the
     MLP is one function of ours). The library's norms keep their inputs in fp32, its MLP silu(gate) too (M).
@@ -234,7 +235,7 @@ def kept_per_token(shape: Shape, config: RunConfig, tokens: int, again: bool = F
         if shape.family in PACKED and not copied:
             attention += b * (queries + keys)  # the values are a part of the packed product, and keep all of it
     mlp = inner * (4 if not lean_mlp else 3 if again and not _by_blocks(shape, config) else 2)
-    return (b if lean_norms else 4) * norms + b * outputs + attention + b * mlp
+    return (b * norms + 8 if lean_norms else 4 * norms) + b * outputs + attention + b * mlp
 
 
 def activations(shape: Shape, config: RunConfig, rows: Rows) -> float:

@@ -26,34 +26,29 @@ NOTHING, GATE_AND_UP, SILU_TOO = 0, 1, 2  # of what an MLP makes, for its backwa
 
 
 class RmsNorm(torch.autograd.Function):
-    """weight · x / rms(x), the weight frozen. x (..., H); computed in fp32, returned in x's format."""
+    """weight · x · r and r = 1 / rms(x) (..., 1), the weight frozen. x (..., H); computed in fp32, returned in x's format, r in fp32."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.epsilon = epsilon
-        return normalised(x, weight, epsilon)
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> tuple[torch.Tensor, torch.Tensor]:
+        wide = x.float()
+        norm: torch.Tensor = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+        r = norm.square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
+        ctx.save_for_backward(x, weight, r)
+        ctx.mark_non_differentiable(r)
+        return normalised(x, wide, weight, r), r
 
     @staticmethod
     def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        """With r = 1 / rms(x) and g = weight · upstream: r·g - x · r³ · mean(g·x)."""
-        x, weight = ctx.saved_tensors
-        wide = x.float()
-        r = _inverse_rms(wide, ctx.epsilon)
-        g = (upstream[0] * weight).float()
+        """With g = weight · upstream: r·g - x · r³ · mean(g·x)."""
+        x, weight, r = ctx.saved_tensors
+        wide, g = x.float(), (upstream[0] * weight).float()
         along = torch.linalg.vecdot(g, wide).unsqueeze_(-1).mul_(r.pow(3)).div_(-x.shape[-1])
         return g.mul_(r).addcmul_(wide, along).to(x.dtype), None, None
 
 
-def normalised(x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
-    wide = x.float()
-    r = _inverse_rms(wide, epsilon)
-    return (wide * r if x.dtype == torch.float32 else wide.mul_(r)).to(x.dtype).mul_(weight)
-
-
-def _inverse_rms(x: torch.Tensor, epsilon: float) -> torch.Tensor:
-    norm: torch.Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return norm.square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
+def normalised(x: torch.Tensor, wide: torch.Tensor, weight: torch.Tensor, r: torch.Tensor) -> torch.Tensor:
+    """weight · x · r in x's format; `wide` is x in fp32, and lost."""
+    return (wide * r if wide is x else wide.mul_(r)).to(x.dtype).mul_(weight)
 
 
 class GatedSilu(torch.autograd.Function):
@@ -188,10 +183,11 @@ def use_lean_blocks(base: Any, at_once: int) -> None:
 
 def _norm(recipes: Recipes) -> Callable[..., torch.Tensor]:
     def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = RmsNorm.apply(x, self.weight, self.variance_epsilon)  # type: ignore[no-untyped-call]  # torch's own
+        out: torch.Tensor
+        out, r = RmsNorm.apply(x, self.weight, self.variance_epsilon)  # type: ignore[no-untyped-call]  # torch's own
         kept, room = x.detach(), getattr(self, "room", None)
         if room is None or not out.requires_grad or not room.take("norm"):
-            recipes.offer(out, lambda: normalised(kept, self.weight, self.variance_epsilon))
+            recipes.offer(out, lambda: normalised(kept, kept.float(), self.weight, r))
         return out
 
     return forward
