@@ -102,8 +102,8 @@ def test_blocks_are_counted_by_what_is_left_and_attention_comes_first():
     left = 0.99 * activations(shape, config, Rows(200, 200)) - activations(shape, config, Rows(100, 100))
     assert left > 4 * attention_weights(shape, config, 100)
     assert [room.take("attention") for _ in range(5)] == [True] * 4 + [False]
-    some = min(4, int((left - 4 * attention_weights(shape, config, 100)) // (2 * 4 * 100 * 128)))
-    assert [room.take("silu") for _ in range(5)] == [number < some for number in range(5)]
+    some = min(4, int((left - 4 * attention_weights(shape, config, 100)) // (2 * 4 * 100 * (128 + 24))))
+    assert [room.take("mlp") for _ in range(5)] == [number < some for number in range(5)]
 
 
 def test_the_weights_that_attention_keeps_are_no_more_than_is_counted():

@@ -8,7 +8,7 @@ import torch
 from transformers.models.llama import modeling_llama as llama
 
 from gswa.backends.torch.attention import CausalAttention
-from gswa.backends.torch.blocks import GATE_AND_UP, NOTHING, SILU_TOO, GatedMlp, GatedSilu, Recipes, RmsNorm
+from gswa.backends.torch.blocks import GATE_AND_UP, MORE, NOTHING, GatedMlp, GatedSilu, Recipes, RmsNorm
 from gswa.backends.torch.data import collate
 from gswa.backends.torch.formats import measure
 from gswa.backends.torch.lora import Adapted, AddAdapter, use_lean_lora
@@ -57,16 +57,17 @@ def plainly(x: torch.Tensor, base: torch.nn.Linear, a: torch.Tensor, b: torch.Te
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])  # base and adapter as one product, and as two
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("outs", [(6,), (6, 4, 2)])
-def test_layers_with_one_input_are_each_base_plus_adapter(dtype, bias, outs):
+@pytest.mark.parametrize("keeps", [False, True])
+def test_layers_with_one_input_are_each_base_plus_adapter(dtype, bias, outs, keeps):
     x = tensors((2, 5, 8))[0].to(dtype).detach().requires_grad_()
     bases, adapters = layers(dtype, 8, *outs, bias=bias)
     theirs = [plainly(x, base, a, b) for base, a, b in zip(bases, adapters[::2], adapters[1::2], strict=True)]
-    same(torch.cat(Adapted.apply(x, bases, 0.5, *adapters), -1), torch.cat(theirs, -1), [x, *adapters])
+    same(torch.cat(Adapted.apply(x, keeps, bases, 0.5, *adapters), -1), torch.cat(theirs, -1), [x, *adapters])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("at_once", [1, 3, 10, 64])
-@pytest.mark.parametrize("keeps", [GATE_AND_UP, SILU_TOO])
+@pytest.mark.parametrize("keeps", [GATE_AND_UP, MORE])
 def test_an_mlp_by_blocks_of_rows_is_the_mlp(dtype, at_once, keeps):
     x = tensors((2, 5, 8))[0].to(dtype).detach().requires_grad_()
     (gate, up), first = layers(dtype, 8, 6, 6)
@@ -228,7 +229,7 @@ def test_attention_never_looks_ahead():
 @pytest.mark.parametrize(
     "way",
     [
-        lambda x, base, a, b: Adapted.apply(x, [base], 1.0, a, b)[0],
+        lambda x, base, a, b: Adapted.apply(x, False, [base], 1.0, a, b)[0],
         lambda x, base, a, b: AddAdapter.apply(base(x), x, 1.0, a, b),
     ],
 )

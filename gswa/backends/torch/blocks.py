@@ -22,7 +22,7 @@ from gswa.backends.torch.lora import MLP, Products, cut, layers_and_adapters, ro
 Make = Callable[[], torch.Tensor]
 ADAPTERS = 6  # tensors: A and B of gate, up and down
 Keeps: TypeAlias = Literal[0, 1, 2]
-NOTHING, GATE_AND_UP, SILU_TOO = 0, 1, 2  # of what an MLP makes, for its backward pass
+NOTHING, GATE_AND_UP, MORE = 0, 1, 2  # of what an MLP makes, for its backward pass: silu(gate) and its adapters' x·Aᵀ beside the two
 
 
 class RmsNorm(torch.autograd.Function):
@@ -79,8 +79,8 @@ class GatedMlp(torch.autograd.Function):
         for block in cut(rows(x), at_once):
             gate, up = first.forward(block)
             silu = F.silu(gate)
-            kept += [(), (gate, up), (gate, up, silu)][keeps]
-            ys += last.forward(silu * up if keeps == SILU_TOO else silu.mul_(up))
+            ys += last.forward(silu * up if keeps == MORE else silu.mul_(up))
+            kept += [(), (gate, up), (gate, up, silu, *first.through, *last.through)][keeps]
             del silu  # before the next block's are made
         ctx.save_for_backward(x, *adapters, *kept)
         return _joined(ys, x)
@@ -94,9 +94,10 @@ class GatedMlp(torch.autograd.Function):
         gradients: list[Any] = []
         for block, above in zip(cut(rows(x), at_once), cut(rows(upstream[0]), at_once), strict=True):
             gate, up = next(kept), next(kept)
-            silu = next(kept) if keeps == SILU_TOO else F.silu(gate)
+            silu = next(kept) if keeps == MORE else F.silu(gate)
+            first.through, last.through = ([next(kept)] if keeps == MORE and not products.one else [] for products in (first, last))
             for_gate: Any = last.backward(silu * up, [above])
-            for_up = silu * for_gate if keeps == SILU_TOO else silu.mul_(for_gate)
+            for_up = silu * for_gate if keeps == MORE else silu.mul_(for_gate)
             for_gate.mul_(up)
             torch.ops.aten.silu_backward.grad_input(for_gate, gate, grad_input=for_gate)
             gradients.append(first.backward(block, [for_gate, for_up], ctx.needs_input_grad[0]))
@@ -198,7 +199,7 @@ def _gated(recipes: Recipes, at_once: int) -> Callable[..., torch.Tensor]:
         layers = [getattr(self, name) for name in MLP]
         if getattr(self, "adapted_as_one", False) and not any(layer.disable_adapters for layer in layers):
             room = getattr(self, "room", None)
-            keeps = NOTHING if not torch.is_grad_enabled() else SILU_TOO if room is not None and room.take("silu") else GATE_AND_UP
+            keeps = NOTHING if not torch.is_grad_enabled() else MORE if room is not None and room.take("mlp") else GATE_AND_UP
             whole: torch.Tensor = GatedMlp.apply(x, at_once, keeps, *layers_and_adapters(layers))  # type: ignore[no-untyped-call]  # torch's own
             return whole
         if not torch.is_grad_enabled():

@@ -43,6 +43,7 @@ class Products:
         if self.one:
             self.weights = [torch.addmm(w, b.t(), a, alpha=scale) for w, b, a in zip(self.weights, self.ups, downs, strict=True)]
         self._gradients: list[torch.Tensor] = []
+        self.through: list[torch.Tensor] = []  # (x·Aᵀ)ᵀ, if it was made, of the rows that went forward last: what `backward` need not make
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         """x (N, in) → (N, out) of each layer."""
@@ -51,7 +52,8 @@ class Products:
 
     def add_adapters(self, x: torch.Tensor, ys: list[torch.Tensor]) -> list[torch.Tensor]:
         """Into `ys`, those without the adapters."""
-        for y, through, up in zip(ys, self._each(self.down @ x.t()), self.ups, strict=True):
+        self.through = [self.down @ x.t()]
+        for y, through, up in zip(ys, self._each(self.through[0]), self.ups, strict=True):
             y.addmm_(through.t(), up, alpha=self.scale)
         return ys
 
@@ -72,7 +74,8 @@ class Products:
         for g, up, part in zip(upstream, self.ups, self._each(through), strict=True):
             torch.mm(up, g.t(), out=part)
         downs = self._each((through @ x).float())
-        ups = [(part @ g).t().float() for g, part in zip(upstream, self._each(self.down @ x.t()), strict=True)]
+        (of_x,) = self.through or [self.down @ x.t()]
+        ups = [(part @ g).t().float() for g, part in zip(upstream, self._each(of_x), strict=True)]
         found = [gradient for pair in zip(downs, ups, strict=True) for gradient in pair]
         self._gradients = [old.add_(new) for old, new in zip(self._gradients, found, strict=True)] if self._gradients else found
         return through
@@ -91,19 +94,24 @@ class Adapted(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, bases: Sequence[torch.nn.Linear], scale: float, *adapters: torch.Tensor
+        ctx: Any, x: torch.Tensor, keeps: bool, bases: Sequence[torch.nn.Linear], scale: float, *adapters: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
-        ctx.save_for_backward(x, *adapters)
+        """`keeps` x·Aᵀ for the backward pass, rather than making it again."""
         ctx.layers = bases, scale
-        return tuple(y.view(*x.shape[:-1], -1) for y in Products(x, bases, scale, adapters).forward(rows(x)))
+        products = Products(x, bases, scale, adapters)
+        ys = products.forward(rows(x))
+        ctx.save_for_backward(x, *adapters, *(products.through if keeps else ()))
+        return tuple(y.view(*x.shape[:-1], -1) for y in ys)
 
     @staticmethod
     def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x, *adapters = ctx.saved_tensors
+        x, *saved = ctx.saved_tensors
         bases, scale = ctx.layers
+        adapters, through = saved[: 2 * len(bases)], saved[2 * len(bases) :]
         products = Products(x, bases, scale, adapters)
+        products.through = through
         gradient = products.backward(rows(x), [rows(g) for g in upstream], ctx.needs_input_grad[0])
-        return None if gradient is None else gradient.view(x.shape), None, None, *products.gradients
+        return None if gradient is None else gradient.view(x.shape), None, None, None, *products.gradients
 
 
 class AddAdapter(torch.autograd.Function):
@@ -146,6 +154,7 @@ class Together:
 
     def __init__(self, layers: Sequence[Any]) -> None:
         self._layers = layers
+        self._room = getattr(layers[0].base_layer, "room", None)
         self._input: tuple[torch.Tensor, bool] | None = None  # with whether gradients were asked for
         self._waiting: dict[Any, torch.Tensor] = {}
 
@@ -154,7 +163,8 @@ class Together:
             return layer.base_layer(x)  # type: ignore[no-any-return]
         known = self._input is not None and x is self._input[0] and torch.is_grad_enabled() == self._input[1]
         if not known or layer not in self._waiting:
-            made = Adapted.apply(x, *layers_and_adapters(self._layers))  # type: ignore[no-untyped-call]  # torch's own
+            keeps = self._room is not None and torch.is_grad_enabled() and self._room.take("adapter")
+            made = Adapted.apply(x, keeps, *layers_and_adapters(self._layers))  # type: ignore[no-untyped-call]  # torch's own
             self._input, self._waiting = (x, torch.is_grad_enabled()), dict(zip(self._layers, made, strict=True))
         y = self._waiting.pop(layer)
         if not self._waiting:

@@ -6,11 +6,14 @@ takes longest to make again. By the formulas of `gswa.memory`, so that its targe
 
 from typing import Any, Literal, TypeAlias
 
+import torch
+
 from gswa.config import RunConfig
 from gswa.errors import ConfigError
 from gswa.memory import NUMBER, Rows, Shape, activations, adapted_blocks, attention_weights, read_shape
 
-Kind: TypeAlias = Literal["attention", "silu", "norm"]  # attention's weights, silu(gate) of an MLP, what a norm makes
+# Attention's weights; silu(gate) and x·Aᵀ of an MLP; x·Aᵀ of other layers with one input; what a norm makes.
+Kind: TypeAlias = Literal["attention", "mlp", "adapter", "norm"]
 
 INEXACT = 0.01  # of the most: so far may the formulas be off from one micro-batch to another
 
@@ -39,7 +42,8 @@ class Room:
         a_number = NUMBER[config.number_format] * config.batch_size * width
         return {
             "attention": (blocks, attention_weights(shape, config, width)),
-            "silu": (blocks, a_number * shape.inner),
+            "mlp": (blocks, a_number * (shape.inner + 3 * config.lora_rank)),
+            "adapter": (2 * blocks, a_number * 3 * config.lora_rank),
             "norm": (2 * blocks, a_number * shape.hidden),
         }
 
@@ -62,5 +66,5 @@ def give_room(base: Any, config: RunConfig) -> None:
         return
     base.room = room
     for block in base.get_decoder().layers:
-        for part in block.children():  # not those of attention: the norms of each head are not counted
-            part.room = room
+        for part in (*block.children(), *(layer for layer in block.modules() if isinstance(layer, torch.nn.Linear))):
+            part.room = room  # not attention's own norms, of each head, which are not counted
