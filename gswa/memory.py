@@ -19,6 +19,7 @@ ADAPTER, GRADIENT, MOMENTS = 4, 4, 8  # per adapter parameter: fp32, its gradien
 NUMBER = {"fp32": 4, "bf16": 2, "fp16": 2}
 NF4 = 4 / 8 + (1 + 4 / 256) / 64  # per weight: 4 bits; per 64 weights a scale of 8 bits; per 256 scales one of 32 (QLoRA, 2305.14314)
 LOSS_CHUNK = 256  # target tokens that meet the head at once: gswa/backends/torch/loss.py
+FILLED = 32  # rows of it in 16 bits on a CPU are a multiple of this
 AT_ONCE = {"fp32": 1024, "bf16": 2048, "fp16": 2048}  # rows that go through the MLP together on a CPU (blocks.py there)
 QUERY_BLOCK = {4: 48, 2: 64}  # queries whose scores exist at once on a CPU, by bytes of a number: gswa/backends/torch/attention.py
 STRIDE = 256  # tokens: a CPU's gradients of keys and values have so many, or a multiple of it, in 16 bits: attention.py there too
@@ -303,7 +304,8 @@ def _loss(shape: Shape, config: RunConfig, n: int, targets: float, training: boo
     b, chosen = NUMBER[config.number_format], n * targets
     if shape.family in CAPPED:
         return n * shape.vocabulary * ((16 if b == 4 else 14) if training else 8 if b == 4 else 10)
-    chunk = min(LOSS_CHUNK, chosen)
+    filled = FILLED if config.device == "cpu" and _halved(config) else 1
+    chunk = min(LOSS_CHUNK, -(-round(chosen) // filled) * filled)
     return chunk * shape.vocabulary * (4 if b == 4 else 6) + chosen * shape.hidden * b * (2 if training else 1) + chunk * shape.hidden * b
 
 

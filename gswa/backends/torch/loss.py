@@ -8,9 +8,9 @@ import torch
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from gswa.backends.torch.products import linear
+from gswa.memory import FILLED
 
 CHUNK = 256  # target tokens per matrix product with the head; 64 costs 15 % more time, 1024 four times the memory
-FILLED = 32  # target tokens
 IGNORED = -100
 
 CrossEntropy: TypeAlias = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Any], torch.Tensor]
