@@ -235,7 +235,7 @@ def kept_per_token(shape: Shape, config: RunConfig, tokens: int, again: bool = F
         attention = b * (2 * queries + 2 * keys) + (0 if config.device == "cpu" else 4 * shape.heads)
         if shape.family in PACKED and not copied:
             attention += b * (queries + keys)  # the values are a part of the packed product, and keep all of it
-    mlp = inner * (4 if not lean_mlp else 3 if again and not _by_blocks(shape, config) else 2)
+    mlp = inner * (4 if not lean_mlp else 3 if again and not by_blocks(shape, config) else 2)
     return (b * norms + 8 if lean_norms else 4 * norms) + b * outputs + attention + b * mlp
 
 
@@ -276,7 +276,7 @@ def _at_once(config: RunConfig, n: int) -> int:
     return min(n, AT_ONCE[config.number_format]) if config.device == "cpu" else n
 
 
-def _by_blocks(shape: Shape, config: RunConfig) -> bool:
+def by_blocks(shape: Shape, config: RunConfig) -> bool:
     """Whether the MLP is one function, with its adapters."""
     plain = config.quantization != "4bit" and not config.lora_dropout and config.device != "metal"
     return shape.family in LEAN_MLP and plain and not shape.mlx_bits
@@ -288,7 +288,7 @@ def _mlp_backward(shape: Shape, config: RunConfig, n: int) -> float:
     """
     b, made = NUMBER[config.number_format], 0 if config.gradient_checkpointing else n
     wide, narrow = shape.inner * b, shape.hidden * b
-    if _by_blocks(shape, config):
+    if by_blocks(shape, config):
         return made * narrow + _mlp_weights(shape, config) + max(3 * _at_once(config, n) * wide + n * narrow, 2 * n * narrow)
     product = made * wide if shape.family in LEAN_MLP else 0
     return product + max(2 * n * wide, n * wide + _linear_temporary(shape, config))
@@ -304,9 +304,10 @@ def _loss(shape: Shape, config: RunConfig, n: int, targets: float, training: boo
     b, chosen = NUMBER[config.number_format], n * targets
     if shape.family in CAPPED:
         return n * shape.vocabulary * ((16 if b == 4 else 14) if training else 8 if b == 4 else 10)
-    filled = FILLED if config.device == "cpu" and _halved(config) else 1
-    chunk = min(LOSS_CHUNK, -(-round(chosen) // filled) * filled)
-    return chunk * shape.vocabulary * (4 if b == 4 else 6) + chosen * shape.hidden * b * (2 if training else 1) + chunk * shape.hidden * b
+    chunk = min(LOSS_CHUNK, chosen)
+    filled = -(-round(chunk) // FILLED) * FILLED if config.device == "cpu" and _halved(config) else chunk
+    logits = shape.vocabulary * (4 * chunk + (2 * filled if b == 2 else 0))
+    return logits + chosen * shape.hidden * b * (2 if training else 1) + filled * shape.hidden * b
 
 
 def _linear_temporary(shape: Shape, config: RunConfig) -> float:
@@ -329,10 +330,11 @@ def _scores(shape: Shape, config: RunConfig, n: int, tokens: int) -> float:
 def _attention_backward(shape: Shape, config: RunConfig, n: int, tokens: int) -> float:
     """The MLP's share is free by then; gradients of q, k, v and of the output stand beside what attention kept."""
     b, hidden, queries, keys = NUMBER[config.number_format], shape.hidden, shape.queries, shape.keys
-    lean = shape.family in LEAN_MLP and (not config.gradient_checkpointing or _by_blocks(shape, config))
+    lean = shape.family in LEAN_MLP and (not config.gradient_checkpointing or by_blocks(shape, config))
     freed = b * shape.inner * (2 if lean else 3) + b * hidden
     padded = -(-tokens // STRIDE) * STRIDE / tokens if config.device == "cpu" and _halved(config) else 1.0
-    grown = b * (hidden + 3 * queries + 2 * keys * padded) + _eager_backward(shape, config, tokens)
+    whole = 2 if keys == shape.head else 3  # of all heads: the gradients of q and of the output, whose heads are grouped in a copy
+    grown = b * (hidden + whole * queries + 2 * keys * padded) + _eager_backward(shape, config, tokens)
     return n * (grown - freed) + _scores(shape, config, n, tokens)
 
 
@@ -348,6 +350,6 @@ def _evaluation(shape: Shape, config: RunConfig, rows: Rows) -> float:
     if shape.family in CAPPED:
         attention += n * shape.heads * rows.evaluate * (8 if b == 4 else 10)
     mlp = n * b * (4 * hidden + 3 * shape.inner) + _linear_temporary(shape, config)
-    if _by_blocks(shape, config):
+    if by_blocks(shape, config):
         mlp = n * b * 4 * hidden + 3 * _at_once(config, n) * shape.inner * b + _mlp_weights(shape, config)
     return max(attention, mlp, n * hidden * b + _loss(shape, config, n, rows.targets, training=False))

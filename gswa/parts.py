@@ -28,6 +28,7 @@ NEXT = "Go on in the same way with the next part of the text."
 CONTEXT_SHARE = 40  # a later part may spend one token in so many on the text before it
 CONTEXT = 8  # tokens, where that share is less
 CORRECTIONS = 5  # of what words were counted to take, before every chunk gets less room
+MANY = 256  # chunks of a text, of which each correction would move nearly all, for less than one in a hundred
 CHARACTERS_AT_ONCE = 1_000_000  # of examples that are counted together
 
 EMPTY = "the answer is empty"
@@ -207,7 +208,7 @@ def _split(example: Example, text: Measured, used: int, rules: Rules) -> Generat
         if not any(over):
             return _chunks(example, chats, counted, spans), ""
         # Words merge differently at a cut and at the template's borders: those that did count for more, and the cuts are planned anew.
-        if corrections < CORRECTIONS:
+        if corrections < CORRECTIONS and len(spans) <= MANY:
             corrections += 1
             text = text.corrected(spans, _missed(text, spans, [length.target_tokens + 1 - later.target_tokens for length in counted], over))
         else:
@@ -293,9 +294,16 @@ def _asked(instruction: str, context: str) -> Message:
 
 def _contexts(text: Measured, ends: Sequence[int], tokens: int) -> list[str]:
     """The text before each of these places, as far as so many tokens hold it; never nothing, unless all of it is white space."""
-    before = [len(text.text[:end].rstrip()) for end in ends]
+    before = [_trimmed_end(text.text, end) for end in ends]
     starts = context_starts(text, np.array(before, dtype=np.int64), tokens).tolist()
     return [text.text[start:end].strip() for start, end in zip(starts, before, strict=True)]
+
+
+def _trimmed_end(text: str, end: int) -> int:
+    """Without the white space before it; text[:end].rstrip() would copy all of a long text for each of its parts."""
+    while end and text[end - 1].isspace():
+        end -= 1
+    return end
 
 
 def _fitting_prompt(example: Example, used: int, rules: Rules) -> Generator[Sequence[Chat], list[Lengths], tuple[Chat, int] | None]:

@@ -86,8 +86,10 @@ def test_one_stretch_that_takes_more_than_its_words_count_costs_the_rest_no_room
     counts = word_counts(tokenizer)
     counts.measure("a xylotomist")
     counts.known["xylotomist"] -= 4 * 2 * _PACK
-    one = divided(chat("a", " ".join(sentences)), tokenizer, 256, strategy)
-    counts.known.clear()
+    try:
+        one = divided(chat("a", " ".join(sentences)), tokenizer, 256, strategy)
+    finally:
+        counts.known.clear()
     check(one, tokenizer, 256)
     assert len(one.chunks) <= len(plain) + 2
 

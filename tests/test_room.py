@@ -1,7 +1,7 @@
 """What a short micro-batch keeps in the memory that the longest needed."""
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -25,13 +25,11 @@ ROWS = 2
 SIZES = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "vocab_size": 300}
 
 
-@pytest.fixture(scope="module", params=["llama fp32", "llama bf16", "qwen2 bf16", "qwen3 fp32", "qwen3 bf16", "phi3 bf16", "gemma fp32"])
-def model(request):
+def make_model(family: str, number_format: str, batch_size: int = ROWS, num_layers: int | None = None, **sizes: int) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    family, number_format = request.param.split()
-    config = RunConfig(number_format=number_format, lora_rank=4, batch_size=ROWS)
-    sizes = {**SIZES, "num_key_value_heads": 2, "head_dim": 32 if family == "qwen3" else 16, "pad_token_id": 0}
+    config = RunConfig(number_format=number_format, lora_rank=4, batch_size=batch_size, num_layers=num_layers)
+    sizes = {**SIZES, "num_key_value_heads": 2, "head_dim": 32 if family == "qwen3" else 16, "pad_token_id": 0, **sizes}
     base = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **sizes), dtype=DTYPES[number_format])
     make_ready(base, config)
     model = add_adapter(base, config).train()
@@ -42,6 +40,11 @@ def model(request):
     return model
 
 
+@pytest.fixture(scope="module", params=["llama fp32", "llama bf16", "qwen2 bf16", "qwen3 fp32", "qwen3 bf16", "phi3 bf16", "gemma fp32"])
+def model(request):
+    return make_model(*request.param.split())
+
+
 @pytest.fixture(autouse=True)
 def no_room_yet(request):
     """A model that has seen no micro-batch."""
@@ -50,16 +53,28 @@ def no_room_yet(request):
         give_room(base, base.room._config)
 
 
-def gradients(model: Any, width: int, targets: float) -> tuple[list[torch.Tensor], int]:
-    """And the most bytes that were alive meanwhile."""
+class Step(NamedTuple):
+    """The gradients of a step, the bytes that it held after its forward pass, and the most that it held."""
+
+    gradients: tuple[torch.Tensor, ...]
+    kept: int
+    most: int
+
+
+def step(model: Any, width: int, targets: float, rows: int = ROWS) -> Step:
+    """`targets` is a share of the tokens, or a count of them."""
     torch.manual_seed(width)
-    ids = torch.randint(0, 300, (ROWS, width))
-    labels = ids.masked_fill(torch.arange(width) >= width * targets, IGNORED)
+    words = model.config.vocab_size
+    ids, count = torch.randint(0, words, (rows, width)), int(targets if targets > 1 else targets * width * rows)
+    labels = ids.masked_fill(torch.arange(rows * width).view(rows, width) >= count + 1, IGNORED)
     trained = [weight for weight in model.parameters() if weight.requires_grad]
+    weights = [tensor.untyped_storage() for tensor in (*model.parameters(), *model.buffers())]  # which the step does not make
     with Tally() as tally:
+        for storage in weights:
+            tally._seen.add(storage)
         loss = model(input_ids=ids, labels=labels, num_items_in_batch=width).loss
-        found = torch.autograd.grad(loss, trained)
-    return list(found), tally.most
+        held = tally.alive
+        return Step(torch.autograd.grad(loss, trained), held, tally.most)
 
 
 def kept(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
@@ -73,22 +88,79 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 def test_only_a_micro_batch_shorter_than_one_before_keeps_more_and_trains_the_same_to_the_bit(model, monkeypatch):
     """Or a resumed run, which has rehearsed its longest rows by then, would go on otherwise."""
     told = kept(monkeypatch)
-    before, _ = gradients(model, 64, 1.0)
-    gradients(model, 300, 1.0)
-    after, _ = gradients(model, 64, 1.0)
+    before = step(model, 64, 1.0)
+    step(model, 300, 1.0)
+    after = step(model, 64, 1.0)
     assert told == [False] * 8 + [True] * 4
-    assert all(torch.equal(x, y) for x, y in zip(before, after, strict=True))
+    assert all(torch.equal(x, y) for x, y in zip(before.gradients, after.gradients, strict=True))
 
 
 @pytest.mark.parametrize("told", [0.05, 1.0])
 @pytest.mark.parametrize(("width", "targets"), [(64, 1.0), (150, 0.1), (200, 1.0), (250, 1.0), (280, 1.0), (290, 0.05)])
 def test_what_is_kept_never_takes_more_than_was_needed_before(model, told, width, targets):
     """Room that few target tokens left on the longest rows is not theirs who have many."""
-    _, alone = gradients(model, width, targets)
-    _, longest = gradients(model, 300, told)
-    _, short = gradients(model, width, targets)
-    assert alone <= short <= max(alone, 1.005 * longest)  # adapters, which no formula counts here, are a tenth of so small a model
-    assert short > alone or width > 200
+    alone = step(model, width, targets)
+    longest = step(model, 300, told)
+    short = step(model, width, targets)
+    assert alone.most <= short.most <= max(alone.most, longest.most)
+    assert short.kept > alone.kept or width > 200
+
+
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [
+        ("qwen2", {"number_format": "bf16", "batch_size": 1, "vocab_size": 60_000, "num_hidden_layers": 12}),
+        ("mistral", {"number_format": "fp32", "num_layers": 2, "num_hidden_layers": 8, "num_key_value_heads": 1}),
+        ("phi3", {"number_format": "fp32", "num_layers": 2, "num_hidden_layers": 8, "num_key_value_heads": 1}),
+        ("llama", {"number_format": "fp32", "batch_size": 4, "num_layers": 1}),
+    ],
+    ids=["few targets of many words", "two blocks", "two blocks of packed layers", "one block"],
+)
+@pytest.mark.parametrize(("told", "targets"), [(2, 31), (31, 2), (32, 2), (2000, 2000)])
+def test_nor_where_something_else_than_its_rows_is_large(family, settings, told, targets):
+    model = make_model(family, **settings)
+    rows = model.get_base_model().room._config.batch_size
+    widths = (200, 264, 304, 350)
+    alone = [step(model, width, min(targets, rows * width - rows), rows).most for width in widths]
+    give_room(model.get_base_model(), model.get_base_model().room._config)
+    longest = step(model, 370, min(told, rows * 360), rows).most
+    for width, without in zip(widths, alone, strict=True):
+        assert step(model, width, min(targets, rows * width - rows), rows).most <= max(without, longest)
+
+
+def test_a_batch_of_fewer_rows_keeps_what_they_leave(model):
+    alone = step(model, 300, 1.0, rows=1)
+    longest = step(model, 300, 1.0)
+    last = step(model, 300, 1.0, rows=1)
+    assert alone.kept < last.kept and last.most <= longest.most
+
+
+def test_an_evaluation_with_more_and_longer_rows_makes_no_room(model):
+    alone = step(model, 64, 1.0).kept
+    with torch.no_grad():
+        ids = torch.randint(0, 300, (8, 400))
+        model(input_ids=ids, labels=ids, num_items_in_batch=1)
+    assert step(model, 64, 1.0).kept == alone
+
+
+@pytest.mark.parametrize("number_format", ["fp32", "bf16"])
+def test_each_kind_that_has_a_place_is_kept(number_format):
+    """What the forward pass leaves grows by what was counted: for attention less, whose blocks of queries are not all whole."""
+    model = make_model("llama", number_format)
+    room = model.get_base_model().room
+    alone = step(model, 64, 1.0)
+    grown = {}
+    for kind in ("attention", "mlp", "adapter", "norm"):
+        room._most = 0.0
+        step(model, 300, 1.0)
+        sizes = room._sizes(room._config, 64)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Room, "take", lambda self, asked, kind=kind: asked == kind)
+            grown[kind] = (step(model, 64, 1.0).kept - alone.kept) / (sizes[kind][0] * sizes[kind][1])
+    assert 0.5 < grown["attention"] <= 1
+    assert 0.8 < grown["mlp"] <= 1
+    assert 0.5 < grown["adapter"] <= 1 if number_format == "bf16" else grown["adapter"] == 0
+    assert 0.5 < grown["norm"] <= 1
 
 
 def test_blocks_are_counted_by_what_is_left_and_attention_comes_first():
@@ -99,7 +171,8 @@ def test_blocks_are_counted_by_what_is_left_and_attention_comes_first():
     assert not room.take("attention")
     room.begin(4, 200, 800)
     room.begin(4, 100, 400)
-    left = 0.99 * activations(shape, config, Rows(200, 200)) - activations(shape, config, Rows(100, 100))
+    needed = [activations(shape, config, Rows(width, width)) - 2 * 4 * width * 64 for width in (200, 100)]
+    left = 0.99 * needed[0] - needed[1]
     assert left > 4 * attention_weights(shape, config, 100)
     assert [room.take("attention") for _ in range(5)] == [True] * 4 + [False]
     some = min(4, int((left - 4 * attention_weights(shape, config, 100)) // (2 * 4 * 100 * (128 + 24))))

@@ -58,7 +58,7 @@ class CausalAttention(torch.autograd.Function):
 def _zeros(like: torch.Tensor) -> torch.Tensor:
     """(N, T, D), in 16 bits with a stride that is the same for many T: oneDNN compiles a kernel for each stride of a sum."""
     count, length, width = like.shape
-    padded = length if like.dtype == torch.float32 else -(-length // STRIDE) * STRIDE
+    padded = -(-length // STRIDE) * STRIDE if like.element_size() == 2 else length
     return like.new_zeros(count, padded, width)[:, :length]
 
 

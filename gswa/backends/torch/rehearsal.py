@@ -27,7 +27,7 @@ def rehearse(trainer: GswaTrainer, at_once: bool = False) -> None:
         if trainer.job.config.device == "cuda":
             trainer.choose_loss(int((longest["labels"][:, 1:] != IGNORED).sum()))
         if at_once and not trainer.packs and _first_is_largest(trainer):
-            trainer.room = _room(trainer, 2)
+            trainer.reserved = _reserved(trainer, 2)
         else:
             _training_step(trainer, longest)
         if trainer.packs:
@@ -47,7 +47,7 @@ def _first_is_largest(trainer: GswaTrainer) -> bool:
     return any(len(batch) == min(size, len(lengths)) and max(lengths[row] for row in batch) == max(lengths) for batch in batches)
 
 
-def _room(trainer: GswaTrainer, times: int) -> list[torch.Tensor]:
+def _reserved(trainer: GswaTrainer, times: int) -> list[torch.Tensor]:
     """As much memory as so many sets of the trained parameters."""
     model: Any = trainer.model
     return [torch.zeros_like(p) for p in model.parameters() if p.requires_grad for _ in range(times)]
@@ -72,7 +72,7 @@ def _training_step(trainer: GswaTrainer, batch: dict[str, Any]) -> None:
     optimizer's two moments."""
     model: Any = trainer.model
     trainer.report.phase("train")
-    held = _room(trainer, 3)
+    held = _reserved(trainer, 3)
     model.train()
     loss = model(**batch, num_items_in_batch=1).loss
     loss.backward()

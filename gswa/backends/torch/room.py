@@ -10,12 +10,12 @@ import torch
 
 from gswa.config import RunConfig
 from gswa.errors import ConfigError
-from gswa.memory import NUMBER, Rows, Shape, activations, adapted_blocks, attention_weights, read_shape
+from gswa.memory import LEAN_NORMS, NUMBER, Rows, Shape, activations, adapted_blocks, attention_weights, by_blocks, read_shape
 
 # Attention's weights; silu(gate) and x·Aᵀ of an MLP; x·Aᵀ of other layers with one input; what a norm makes.
 Kind: TypeAlias = Literal["attention", "mlp", "adapter", "norm"]
 
-INEXACT = 0.01  # of the most: so far may the formulas be off from one micro-batch to another
+INEXACT = 0.01  # of the most: so far may the formulas be off otherwise
 
 
 class Room:
@@ -30,6 +30,7 @@ class Room:
         """A training micro-batch of `rows` × `width` tokens, so many of which carry loss, is under way."""
         config = self._config.replace(batch_size=rows)
         needed = activations(self._shape, config, Rows(width, width, targets / (rows * width)))
+        needed -= rows * width * self._shape.hidden * NUMBER[config.number_format]  # so much a token the formulas may be off
         self._most = max(self._most, needed)
         left = max(0.0, (1 - INEXACT) * self._most - needed)
         for kind, (count, size) in self._sizes(config, width).items():
@@ -40,12 +41,13 @@ class Room:
         """How many there are of each kind and how large one is, in bytes; what saves the most time comes first."""
         shape, blocks = self._shape, adapted_blocks(self._shape, config)
         a_number = NUMBER[config.number_format] * config.batch_size * width
-        return {
-            "attention": (blocks, attention_weights(shape, config, width)),
-            "mlp": (blocks, a_number * (shape.inner + 3 * config.lora_rank)),
-            "adapter": (2 * blocks, a_number * 3 * config.lora_rank),
-            "norm": (2 * blocks, a_number * shape.hidden),
-        }
+        sizes: dict[Kind, tuple[int, float]] = {"attention": (blocks, attention_weights(shape, config, width))}
+        if by_blocks(shape, config):
+            sizes["mlp"] = blocks, a_number * (shape.inner + 3 * config.lora_rank)
+        sizes["adapter"] = 2 * blocks, a_number * 3 * config.lora_rank
+        if shape.family in LEAN_NORMS:
+            sizes["norm"] = 2 * blocks, a_number * shape.hidden
+        return sizes
 
     def take(self, kind: Kind) -> bool:
         """Whether one more may be kept."""

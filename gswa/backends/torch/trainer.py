@@ -100,7 +100,7 @@ class GswaTrainer(Trainer):
         self.capacity: int | None = None  # tokens of a packed line; None where rows lie side by side
         self.batching: dict[str, float] = {}  # non-padding tokens per second of each way, where there was a choice
         self.losses: dict[str, float] = {}  # milliseconds of each cross-entropy, where there was a choice
-        self.room: list[torch.Tensor] = []  # held for the optimizer's moments until they are made
+        self.reserved: list[torch.Tensor] = []  # held for the optimizer's moments until they are made
         self.tokens = self.cells = 0  # of the step under way: non-padding tokens, and all places of its tensors
         self._ahead = ThreadPoolExecutor(1, thread_name_prefix="data")
         self._next: Future[Any] | None = None
@@ -217,7 +217,7 @@ class Telemetry(TrainerCallback):
         self.started = time.perf_counter()
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.trainer.room.clear()
+        self.trainer.reserved.clear()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.seconds = time.perf_counter() - self.started
