@@ -155,9 +155,9 @@ def test_a_first_step_that_is_as_large_as_any_is_its_own_rehearsal(at_once, rehe
         trainer.model.register_forward_hook(lambda model, *_: seen.append(model.training))
         rehearse(trainer, at_once)
         assert seen.count(True) == rehearsed
-        assert bool(trainer.room) == at_once
+        assert bool(trainer.reserved) == at_once
         trainer.train()
-        assert trainer.room == []
+        assert trainer.reserved == []
 
 
 @pytest.mark.gpu
