@@ -10,9 +10,9 @@ from gswa.backends.torch.attention import CausalAttention
 from gswa.backends.torch.fake import Tally
 from gswa.backends.torch.loss import IGNORED
 from gswa.backends.torch.model import DTYPES, add_adapter, make_ready
-from gswa.backends.torch.room import Room, give_room
+from gswa.backends.torch.room import Room, attention_weights, give_room
 from gswa.config import RunConfig
-from gswa.memory import QUERY_BLOCK, Rows, activations, attention_weights, read_shape
+from gswa.memory import QUERY_BLOCK, Rows, activations, read_shape
 
 pytestmark = [
     pytest.mark.backend,

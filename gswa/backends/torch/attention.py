@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from gswa.backends.torch.room import may_keep
 from gswa.memory import QUERY_BLOCK, STRIDE
 
 NAME = "gswa_causal"
@@ -70,9 +71,8 @@ def _turned(k: torch.Tensor) -> torch.Tensor:
 def _weights(q: torch.Tensor, keys: torch.Tensor, block: slice, seen: int) -> torch.Tensor:
     """(N, G, n, e), each row summing to 1: in 16 bits too torch adds up in fp32."""
     scores = _scores(q[:, :, block], keys[..., :seen])
-    scores[..., block.start :].add_(
-        _future(block.stop - block.start, scores.dtype)
-    )  # of the block on the diagonal, where alone such keys are
+    # Of the block on the diagonal, where alone such keys are.
+    scores[..., block.start :].add_(_future(block.stop - block.start, scores.dtype))
     return torch.softmax(scores, -1, out=scores)
 
 
@@ -89,14 +89,10 @@ def _grouped(query: torch.Tensor, key_heads: int) -> torch.Tensor:
 
 def _blocks(q: torch.Tensor) -> Iterator[tuple[slice, int]]:
     """Blocks of queries (N, G, T, D), each with how many keys it may see."""
-    length, size = q.shape[2], _block(q)
+    length, size = q.shape[2], QUERY_BLOCK[2 if q.element_size() == 2 else 4]
     for start in range(0, length, size):
         end = min(start + size, length)
         yield slice(start, end), end
-
-
-def _block(q: torch.Tensor) -> int:
-    return QUERY_BLOCK[min(q.element_size(), 4)]  # as float64, in which the tests compare, has none of its own
 
 
 def _flat(tensor: torch.Tensor) -> torch.Tensor:
@@ -121,8 +117,7 @@ def attention(module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.
     whole = mask is None and query.shape[2] == key.shape[2] > 1 and query.device.type == "cpu" and getattr(module, "is_causal", True)
     if not whole or options.get("dropout") or options.get("softcap") or options.get("position_bias") is not None:
         return sdpa_attention_forward(module, query, key, value, mask, **options)
-    scale, room = options.get("scaling") or query.shape[-1] ** -0.5, getattr(module, "room", None)
-    keeps = room is not None and query.requires_grad and room.take("attention")
+    scale, keeps = options.get("scaling") or query.shape[-1] ** -0.5, query.requires_grad and may_keep(module, "attention")
     out: torch.Tensor = CausalAttention.apply(query, key, value, scale, keeps)  # type: ignore[no-untyped-call]  # torch's own
     return out.transpose(1, 2).contiguous(), None
 

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch.autograd.graph import saved_tensors_hooks
 
 from gswa.backends.torch.lora import MLP, Products, cut, layers_and_adapters, rows
+from gswa.backends.torch.room import may_keep
 
 Make = Callable[[], torch.Tensor]
 ADAPTERS = 6  # tensors: A and B of gate, up and down
@@ -186,8 +187,8 @@ def _norm(recipes: Recipes) -> Callable[..., torch.Tensor]:
     def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor
         out, r = RmsNorm.apply(x, self.weight, self.variance_epsilon)  # type: ignore[no-untyped-call]  # torch's own
-        kept, room = x.detach(), getattr(self, "room", None)
-        if room is None or not out.requires_grad or not room.take("norm"):
+        kept = x.detach()
+        if not (out.requires_grad and may_keep(self, "norm")):
             recipes.offer(out, lambda: normalised(kept, kept.float(), self.weight, r))
         return out
 
@@ -198,16 +199,15 @@ def _gated(recipes: Recipes, at_once: int) -> Callable[..., torch.Tensor]:
     def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
         layers = [getattr(self, name) for name in MLP]
         if getattr(self, "adapted_as_one", False) and not any(layer.disable_adapters for layer in layers):
-            room = getattr(self, "room", None)
-            keeps = NOTHING if not torch.is_grad_enabled() else MORE if room is not None and room.take("mlp") else GATE_AND_UP
+            keeps = NOTHING if not torch.is_grad_enabled() else MORE if may_keep(self, "mlp") else GATE_AND_UP
             whole: torch.Tensor = GatedMlp.apply(x, at_once, keeps, *layers_and_adapters(layers))  # type: ignore[no-untyped-call]  # torch's own
             return whole
         if not torch.is_grad_enabled():
             return _joined([self.down_proj(F.silu(self.gate_proj(part)).mul_(self.up_proj(part))) for part in cut(rows(x), at_once)], x)
         gate, up = self.gate_proj(x), self.up_proj(x)
         product = GatedSilu.apply(gate, up)  # type: ignore[no-untyped-call]  # torch's own
-        kept = gate.detach(), up.detach()
-        recipes.offer(product, lambda: F.silu(kept[0]).mul_(kept[1]))
+        both = gate.detach(), up.detach()
+        recipes.offer(product, lambda: F.silu(both[0]).mul_(both[1]))
         out: torch.Tensor = self.down_proj(product)
         return out
 

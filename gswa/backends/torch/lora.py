@@ -2,9 +2,9 @@
 
 y_i = x·W_iᵀ + s·(x·A_iᵀ)·B_iᵀ        x (..., in), W_i (out_i, in), A_i (rank, in), B_i (out_i, rank), s = alpha / rank
 
-PEFT keeps the input, its copy in the adapter's format, and x·Aᵀ; here x·Aᵀ is computed again in the backward pass. Layers with one
-input (q, k, v) share the passes over it. The small products are written so that the long side comes second: gᵀ·(x·Aᵀ) took ten times
-as long as ((A·xᵀ)·g)ᵀ, and x·Aᵀ twice as long as A·xᵀ where the rank is 8 (MKL, 2048 × 1024).
+PEFT keeps the input, its copy in the adapter's format, and x·Aᵀ; here x·Aᵀ is computed again in the backward pass, unless there is
+room (room.py). Layers with one input (q, k, v) share the passes over it. The small products are written so that the long side comes
+second: gᵀ·(x·Aᵀ) took ten times as long as ((A·xᵀ)·g)ᵀ, and x·Aᵀ twice as long as A·xᵀ where the rank is 8 (MKL, 2048 × 1024).
 """
 
 from collections.abc import Sequence
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from gswa.backends.torch.products import linear
+from gswa.backends.torch.room import may_keep
 
 SHARED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # names of layers that are given the same input
 MLP = ("gate_proj", "up_proj", "down_proj")
@@ -154,7 +155,6 @@ class Together:
 
     def __init__(self, layers: Sequence[Any]) -> None:
         self._layers = layers
-        self._room = getattr(layers[0].base_layer, "room", None)
         self._input: tuple[torch.Tensor, bool] | None = None  # with whether gradients were asked for
         self._waiting: dict[Any, torch.Tensor] = {}
 
@@ -163,7 +163,7 @@ class Together:
             return layer.base_layer(x)  # type: ignore[no-any-return]
         known = self._input is not None and x is self._input[0] and torch.is_grad_enabled() == self._input[1]
         if not known or layer not in self._waiting:
-            keeps = self._room is not None and torch.is_grad_enabled() and self._room.take("adapter")
+            keeps = torch.is_grad_enabled() and may_keep(layer.base_layer, "adapter")
             made = Adapted.apply(x, keeps, *layers_and_adapters(self._layers))  # type: ignore[no-untyped-call]  # torch's own
             self._input, self._waiting = (x, torch.is_grad_enabled()), dict(zip(self._layers, made, strict=True))
         y = self._waiting.pop(layer)

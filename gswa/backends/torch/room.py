@@ -10,7 +10,7 @@ import torch
 
 from gswa.config import RunConfig
 from gswa.errors import ConfigError
-from gswa.memory import LEAN_NORMS, NUMBER, Rows, Shape, activations, adapted_blocks, attention_weights, by_blocks, read_shape
+from gswa.memory import LEAN_NORMS, NUMBER, QUERY_BLOCK, Rows, Shape, activations, adapted_blocks, by_blocks, read_shape
 
 # Attention's weights; silu(gate) and x·Aᵀ of an MLP; x·Aᵀ of other layers with one input; what a norm makes.
 Kind: TypeAlias = Literal["attention", "mlp", "adapter", "norm"]
@@ -55,6 +55,18 @@ class Room:
             return False
         self._places[kind] -= 1
         return True
+
+
+def may_keep(module: Any, kind: Kind) -> bool:
+    """Whether this part of a block may keep one more of that kind; never where no room was given."""
+    room = getattr(module, "room", None)
+    return room is not None and room.take(kind)
+
+
+def attention_weights(shape: Shape, config: RunConfig, width: int) -> float:
+    """Bytes of one block's: those of a query up to the end of its block of queries."""
+    number = NUMBER[config.number_format]
+    return number * config.batch_size * shape.heads * width * (width + QUERY_BLOCK[number]) / 2
 
 
 def give_room(base: Any, config: RunConfig) -> None:
