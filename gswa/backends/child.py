@@ -33,8 +33,9 @@ NO_GRACE = 1.0  # for one that has none to save
 # glibc before 2.38 cannot give a freed aligned block to a request of the same size again unless the slivers beside it have
 # been merged with it, and its small-block caches keep those slivers apart: without them the peak of a step above the imports
 # fell from 673 to 491 MB in fp32 and from 543 to 418 MB in bf16, in the same time (15.7 M parameters, 4 × 512; 2026-11).
-# oneDNN keeps a compiled kernel of 0.6 MB for every shape of every product, up to 1,024 of them, and torch as many again: with 128 of
-# each, dry runs in bf16 peaked at 0.46 GB in place of 0.85 GB (micro-batches of 2) at the same speed (0.9 M parameters; 2026-11).
+# oneDNN keeps a compiled kernel of 0.6 MB for every shape of every product, up to 1,024 of them, and torch's own cache as many again:
+# with 128 of each, dry runs in bf16 peaked at 0.46 GB in place of 0.85 GB (micro-batches of 2) at the same speed (0.9 M parameters;
+# 2026-11). What torch keeps beside them saves no time: 16 in place of 128 took 70 MB less (15.7 M parameters). With none it crashes.
 # CUDA memory in segments that grow: in segments of fixed sizes torch held 17 to 38 % more (5.46 for 4.67 GB, 2.82 for 2.05; H100,
 # 1.2 billion parameters), so that one measurement said little of the next.
 CHILD_ENVIRONMENT = {
@@ -44,7 +45,7 @@ CHILD_ENVIRONMENT = {
     "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
     "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0",
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128",
-    "LRU_CACHE_CAPACITY": "128",
+    "LRU_CACHE_CAPACITY": "16",
 }
 # Of Python, of Rust (safetensors), of a quota, of a limit on the size of files.
 DISK_FULL = re.compile(r"No space left on device|os error 28|Disk quota exceeded|File too large|os error 27")
