@@ -15,14 +15,14 @@ from small_job import WORDS
 
 from gswa.backends import child
 from gswa.backends.base import PRELOAD, load_backend
-from gswa.backends.checkpoint import last_sealed
+from gswa.backends.checkpoint import last_sealed, seal
 from gswa.backends.child import CHILD_ENVIRONMENT, run_child
 from gswa.backends.preload import ANEW
 from gswa.basemodel import BUILTIN_FOLDER
 from gswa.errors import ConfigError, GswaError, Interrupted, OutOfMemory, TrainingError
 from gswa.files import write_lines
-from gswa.records import Answer, Message, Prompt, TrainJob
-from gswa.rundir import RunDir
+from gswa.records import Answer, EvalMetrics, Message, Prompt, TrainJob
+from gswa.rundir import RunDir, now
 
 pytestmark = pytest.mark.backend
 
@@ -286,6 +286,22 @@ def test_answers_come_in_order_and_do_not_depend_on_how_many_are_written_at_a_ti
         written.append([answer.text for answer in answers])
     assert written[0] == written[1]
     assert all(written[0])
+
+
+def test_the_best_checkpoint_is_the_best_that_is_there_and_whole(tmp_path):
+    from gswa.backends.torch.trainer import best_step
+
+    run = RunDir.create(tmp_path)
+    for step, loss in ((0, 1.0), (2, 1.5), (4, 3.0), (6, 2.0), (8, 2.5)):  # the base, one that was removed, and three that are there
+        values = {"split": "valid", "eval_loss": loss, "perplexity": 1.0, "eval_tokens": 1, "peak_memory_gb": 0.0, "attempt": 1}
+        run.append_eval(EvalMetrics(step=step, timestamp=now(), **values))
+        if step >= 4:
+            (folder := run.checkpoints / f"checkpoint-{step}").mkdir(parents=True)
+            (folder / "adapter.safetensors").write_bytes(b"weights")
+            seal(folder)
+    assert best_step(run) == 6
+    (run.checkpoints / "checkpoint-6" / "adapter.safetensors").write_bytes(b"weight")
+    assert best_step(run) == 8
 
 
 def test_what_one_phase_freed_is_not_in_the_peak_of_the_next():
