@@ -14,7 +14,7 @@ from gswa.config import RunConfig
 from gswa.errors import ConfigError
 from gswa.records import Record
 
-FORMULAS = 6  # their version, and that of how memory is given out: a correction that was fitted to others is not used
+FORMULAS = 7  # their version, and that of how memory is given out: a correction that was fitted to others is not used
 ADAPTER, GRADIENT, MOMENTS = 4, 4, 8  # per adapter parameter: fp32, its gradient, AdamW's two moments
 NUMBER = {"fp32": 4, "bf16": 2, "fp16": 2}
 NF4 = 4 / 8 + (1 + 4 / 256) / 64  # per weight: 4 bits; per 64 weights a scale of 8 bits; per 256 scales one of 32 (QLoRA, 2305.14314)

@@ -9,8 +9,9 @@ from typing import NamedTuple
 from gswa.files import read_lines
 from gswa.records import Chunk, Record
 
-# Length-grouped batches are cut from windows of this many steps: wide enough to pad under 2 %, narrow enough to stay random.
-WINDOW_STEPS = 8
+# Length-grouped batches are cut from windows of so many chunks, and so many steps at least: wide enough to pad under 2 %, narrow enough
+# to stay random. Eight steps of 4 chunks padded 6.6 % (628 chunks of 270 tokens, 2026-11).
+WINDOW_CHUNKS, WINDOW_STEPS = 128, 8
 ORDER_FILE, REST_FILE = "order.json", "rest.jsonl"
 Span = tuple[int, int]
 
@@ -78,7 +79,7 @@ def plan_steps(
 
 
 def _length_grouped(pool: list[Turn], lengths: Sequence[int], effective_batch: int, rng: random.Random) -> list[list[Turn]]:
-    window = effective_batch * WINDOW_STEPS
+    window = effective_batch * max(WINDOW_STEPS, WINDOW_CHUNKS // effective_batch)
     steps = []
     for start in range(0, len(pool), window):
         part = sorted(pool[start : start + window], key=lambda turn: lengths[turn.chunk])

@@ -116,7 +116,7 @@ def test_what_is_kept_never_takes_more_than_was_needed_before(model, told, width
     ],
     ids=["few targets of many words", "two blocks", "two blocks of packed layers", "one block"],
 )
-@pytest.mark.parametrize(("told", "targets"), [(2, 31), (31, 2), (32, 2), (2000, 2000)])
+@pytest.mark.parametrize(("told", "targets"), [(2, 63), (63, 2), (64, 2), (65, 2), (2000, 2000)])
 def test_nor_where_something_else_than_its_rows_is_large(family, settings, told, targets):
     model = make_model(family, **settings)
     rows = model.get_base_model().room._config.batch_size

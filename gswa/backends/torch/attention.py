@@ -43,7 +43,7 @@ class CausalAttention(torch.autograd.Function):
         shape = upstream[0].shape
         gradient = upstream[0].reshape(q.shape)
         grad_q, grad_k, grad_v = torch.empty_like(q), _zeros(k), _zeros(v)
-        keys, values = k if kept else _turned(k), _turned(v)
+        keys, values = k if kept else _turned(k), _turned(v)  # of kept weights nobody asks for the keys
         for number, (block, seen) in enumerate(_blocks(q)):
             g = gradient[:, :, block]
             weights = kept[number] if kept else _weights(q, keys, block, seen)

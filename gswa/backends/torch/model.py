@@ -96,7 +96,7 @@ def add_adapter(base: Any, config: RunConfig) -> Any:
     model = get_peft_model(base, lora)
     use_lean_lora(model)
     # A README in each checkpoint, by a template that took a third of the time of saving one.
-    model.create_or_update_model_card = lambda *_: None  # type: ignore[method-assign]
+    model.create_or_update_model_card = lambda *_, **__: None  # type: ignore[method-assign]
     return model
 
 

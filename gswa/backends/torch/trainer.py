@@ -159,7 +159,7 @@ class GswaTrainer(Trainer):
         return super().training_step(model, inputs, num_items_in_batch)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Not counted: nothing here asks, and the library goes through all parameters for it, in each step."""
+        """Not counted: nothing here asks, and the library goes through all parameters for it, for each micro-batch."""
         return 0
 
     def held_out(self, split: HeldOut) -> None:
