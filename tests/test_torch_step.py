@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers.models.llama import modeling_llama as llama
 
+from gswa.backends.torch import lora
 from gswa.backends.torch.attention import CausalAttention
 from gswa.backends.torch.blocks import GATE_AND_UP, MORE, NOTHING, GatedMlp, GatedSilu, Recipes, RmsNorm
 from gswa.backends.torch.data import collate
@@ -360,6 +361,25 @@ def test_dropout_keeps_peft_s_own_layers():
     model = add_adapter(load_base(str(BUILTIN_FOLDER), config), config)
     layer: SimpleNamespace = model.base_model.model.model.layers[0].mlp.up_proj
     assert "forward" not in vars(layer)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("keeps", [False, True])
+@pytest.mark.parametrize("first", [False, True])
+def test_adapters_are_the_same_whichever_side_of_their_products_comes_first(first, keeps, count, monkeypatch):
+    """The long one does with AMX, which few machines have."""
+    monkeypatch.setattr(lora, "by_amx", lambda _: first)
+    double = {"dtype": torch.float64}
+    bases = [torch.nn.Linear(24, out, **double).requires_grad_(False) for out in (16, 8, 8)[:count]]
+    adapters = [torch.randn(*size, **double).requires_grad_() for base in bases for size in ((4, 24), (base.out_features, 4))]
+    x = torch.randn(2, 50, 24, **double).requires_grad_()
+    ours = Adapted.apply(x, keeps, bases, 1.5, *adapters)
+    plain = [base(x) + 1.5 * x @ a.t() @ b.t() for base, a, b in zip(bases, adapters[::2], adapters[1::2], strict=True)]
+    upstream = [torch.randn_like(y) for y in plain]
+    for mine, theirs in zip(ours, plain, strict=True):
+        torch.testing.assert_close(mine, theirs)
+    for mine, theirs in zip(*(torch.autograd.grad(ys, [x, *adapters], upstream) for ys in (ours, plain)), strict=True):
+        torch.testing.assert_close(mine.double(), theirs, atol=1e-4, rtol=1e-4)  # the adapters' come in fp32
 
 
 @pytest.mark.parametrize("rows", [FILLED - 1, FILLED, 2 * FILLED])

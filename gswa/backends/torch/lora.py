@@ -4,7 +4,8 @@ y_i = x·W_iᵀ + s·(x·A_iᵀ)·B_iᵀ        x (..., in), W_i (out_i, in), A_
 
 PEFT keeps the input, its copy in the adapter's format, and x·Aᵀ; here x·Aᵀ is computed again in the backward pass, unless there is
 room (room.py). Layers with one input (q, k, v) share the passes over it. The small products are written so that the long side comes
-second: gᵀ·(x·Aᵀ) took ten times as long as ((A·xᵀ)·g)ᵀ, and x·Aᵀ twice as long as A·xᵀ where the rank is 8 (MKL, 2048 × 1024).
+second: gᵀ·(x·Aᵀ) took ten times as long as ((A·xᵀ)·g)ᵀ, and x·Aᵀ twice as long as A·xᵀ where the rank is 8 (MKL, 2048 × 1024). With
+AMX it comes first: from A·xᵀ, turned, the product with Bᵀ took 3.4 times as long (1216 × 1024, 2026-11).
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from typing import Any
 
 import torch
 
-from gswa.backends.torch.products import linear
+from gswa.backends.torch.products import by_amx, linear
 from gswa.backends.torch.room import may_keep
 
 SHARED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # names of layers that are given the same input
@@ -34,17 +35,17 @@ class Products:
         # Cast anew each time, for a thousandth of the step: a kept cast would go stale, since fused AdamW changes a weight
         # without counting up its version.
         downs = [weight.to(dtype) for weight in adapters[::2]]
-        # Bᵀ as it lies, like A: oneDNN compiles one kernel for the products with both, in 16 bits, where it would two.
-        self.ups = [weight.t().to(dtype, memory_format=torch.contiguous_format) for weight in adapters[1::2]]
+        # s·Bᵀ, and as it lies, like A: oneDNN compiles one kernel for the products with both, in 16 bits, where it would two.
+        self.ups = [(scale * weight).t().to(dtype, memory_format=torch.contiguous_format) for weight in adapters[1::2]]
         self.rank, self.scale, self.biases = len(downs[0]), scale, [base.bias for base in bases]
         self.down = torch.cat(downs) if len(downs) > 1 else downs[0]
         self.weights: list[torch.Tensor] = [base.weight for base in bases]
         few = count * sum(sum(w.shape) for w in self.weights) < sum(w.numel() for w in self.weights)
         self.one = bool(bases) and dtype == torch.float32 and not few
         if self.one:
-            self.weights = [torch.addmm(w, b.t(), a, alpha=scale) for w, b, a in zip(self.weights, self.ups, downs, strict=True)]
+            self.weights = [torch.addmm(w, b.t(), a) for w, b, a in zip(self.weights, self.ups, downs, strict=True)]
         self._gradients: list[torch.Tensor] = []
-        self.through: list[torch.Tensor] = []  # (x·Aᵀ)ᵀ, if it was made, of the rows that went forward last: what `backward` need not make
+        self.through: list[torch.Tensor] = []  # x·Aᵀ, if it was made, of the rows that went forward last: what `backward` need not make
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         """x (N, in) → (N, out) of each layer."""
@@ -53,9 +54,9 @@ class Products:
 
     def add_adapters(self, x: torch.Tensor, ys: list[torch.Tensor]) -> list[torch.Tensor]:
         """Into `ys`, those without the adapters."""
-        self.through = [self.down @ x.t()]
-        for y, through, up in zip(ys, self._each(self.through[0]), self.ups, strict=True):
-            y.addmm_(through.t(), up, alpha=self.scale)
+        self.through = [narrow(x, self.down)]
+        for y, through, up in zip(ys, self._each(self.through[0].t()), self.ups, strict=True):
+            y.addmm_(through.t(), up)
         return ys
 
     def backward(self, x: torch.Tensor, upstream: Sequence[torch.Tensor], wanted: bool = True) -> torch.Tensor | None:
@@ -67,16 +68,15 @@ class Products:
         gradient = linear(first[0], first[1].t())
         for g, weight in others:
             gradient.add_(linear(g, weight.t())) if self.one else gradient.addmm_(g, weight)
-        return gradient if self.one else gradient.addmm_(through.t(), self.down, alpha=self.scale)
+        return gradient if self.one else gradient.addmm_(through, self.down)
 
     def adapters_backward(self, x: torch.Tensor, upstream: Sequence[torch.Tensor]) -> torch.Tensor:
-        """(g_i·B_i)ᵀ of all layers, one below the other; adds s·(g·B)ᵀ·x and s·gᵀ·(x·Aᵀ) to `gradients`."""
-        through = x.new_empty(len(self.down), len(x))
-        for g, up, part in zip(upstream, self.ups, self._each(through), strict=True):
-            torch.mm(up, g.t(), out=part)
-        downs = self._each((through @ x).float())
-        (of_x,) = self.through or [self.down @ x.t()]
-        ups = [(part @ g).t().float() for g, part in zip(upstream, self._each(of_x), strict=True)]
+        """s·g_i·B_i of all layers (N, rank each), side by side; adds (s·g·B)ᵀ·x and gᵀ·(x·Aᵀ) to `gradients`."""
+        parts = [narrow(g, up) for g, up in zip(upstream, self.ups, strict=True)]
+        through = parts[0] if len(parts) == 1 else torch.cat(parts, 1) if by_amx(x) else torch.cat([part.t() for part in parts]).t()
+        downs = self._each((through.t() @ x).float())
+        (of_x,) = self.through or [narrow(x, self.down)]
+        ups = [(part @ g).t().float() for g, part in zip(upstream, self._each(of_x.t()), strict=True)]
         found = [gradient for pair in zip(downs, ups, strict=True) for gradient in pair]
         self._gradients = [old.add_(new) for old, new in zip(self._gradients, found, strict=True)] if self._gradients else found
         return through
@@ -84,7 +84,7 @@ class Products:
     @property
     def gradients(self) -> list[torch.Tensor]:
         """Of A_1, B_1, A_2 …, in fp32."""
-        return [gradient * self.scale for gradient in self._gradients]
+        return [gradient if number % 2 == 0 else gradient * self.scale for number, gradient in enumerate(self._gradients)]
 
     def _each(self, stacked: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return cut(stacked, self.rank)
@@ -134,8 +134,13 @@ class AddAdapter(torch.autograd.Function):
         x, *adapter = ctx.saved_tensors
         products = Products(x, [], ctx.scale, adapter)
         through = products.adapters_backward(rows(x), [rows(upstream[0])])
-        gradient = (through.t() @ products.down).mul_(ctx.scale).view(x.shape) if ctx.needs_input_grad[1] else None
+        gradient = (through @ products.down).view(x.shape) if ctx.needs_input_grad[1] else None
         return upstream[0], gradient, None, *products.gradients
+
+
+def narrow(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """x (N, in) · weightᵀ (in, few) → (N, few), which lies turned where that is faster."""
+    return x @ weight.t() if by_amx(x) else (weight @ x.t()).t()
 
 
 def rows(tensor: torch.Tensor) -> torch.Tensor:

@@ -25,10 +25,20 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = No
 
 @cache
 def onednn_is_faster() -> bool:
-    cpu = Path("/proc/cpuinfo")
     return (
         torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]  # torch's own
         and torch.backends.cpu.get_cpu_capability() == "AVX512"
-        and cpu.is_file()
-        and "AuthenticAMD" in cpu.read_text(encoding="utf-8")
+        and _cpu_says("AuthenticAMD")
     )
+
+
+def by_amx(x: torch.Tensor) -> bool:
+    """Whether oneDNN multiplies it with AMX."""
+    return x.dtype == torch.bfloat16 and x.device.type == "cpu" and _cpu_says("amx_bf16")
+
+
+@cache
+def _cpu_says(word: str) -> bool:
+    """Of itself, on Linux; nothing elsewhere."""
+    cpu = Path("/proc/cpuinfo")
+    return cpu.is_file() and word in cpu.read_text(encoding="utf-8")
