@@ -57,6 +57,13 @@ def test_the_step_with_the_longest_chunk_comes_first():
     assert max(lengths[turn.chunk] for turn in first) == max(lengths)
 
 
+def test_rows_of_a_step_are_of_like_length():
+    lengths = [10] * 64 + [500] * 64
+    steps = plan_steps(epochs_of(128, 1), lengths, 8, seed=0)
+    padded = sum(max(lengths[turn.chunk] for turn in step) * len(step) for step in steps)
+    assert sum(lengths) / padded > 0.8
+
+
 @pytest.mark.parametrize("effective", [2, 4, 8, 16, 32])
 def test_micro_batches_of_small_steps_padded_more_than_those_of_large_ones(effective):
     """Windows were of 8 steps, whatever their size: of 4 chunks they padded 7 %."""
