@@ -14,7 +14,7 @@ from gswa.config import RunConfig
 from gswa.errors import ConfigError
 from gswa.records import Record
 
-FORMULAS = 7  # their version, and that of how memory is given out: a correction that was fitted to others is not used
+FORMULAS = 8  # their version, and that of how memory is given out: a correction that was fitted to others is not used
 ADAPTER, GRADIENT, MOMENTS = 4, 4, 8  # per adapter parameter: fp32, its gradient, AdamW's two moments
 NUMBER = {"fp32": 4, "bf16": 2, "fp16": 2}
 NF4 = 4 / 8 + (1 + 4 / 256) / 64  # per weight: 4 bits; per 64 weights a scale of 8 bits; per 256 scales one of 32 (QLoRA, 2305.14314)
@@ -249,6 +249,7 @@ def _moments(shape: Shape, config: RunConfig, rows: Rows) -> dict[str, float]:
     n, b, hidden = config.batch_size * rows.train, NUMBER[config.number_format], shape.hidden
     adapted, lean = adapted_blocks(shape, config), shape.family in LEAN_NORMS
     last = n * hidden * (b if lean else 4)  # of the norm after the blocks
+    norm = 2 * b if lean and config.device == "cpu" else 12 if b == 4 else 16 if lean else 20
     if config.gradient_checkpointing:
         kept, again = adapted * n * hidden * b, n * kept_per_token(shape, config, rows.train, again=True)
         last = last if b == 2 and not lean else 0  # else it is the last block's output, which is there
@@ -258,8 +259,9 @@ def _moments(shape: Shape, config: RunConfig, rows: Rows) -> dict[str, float]:
         kept, again = adapted * n * kept_per_token(shape, config, rows.train) - first, 0
     return {
         "loss": kept + last + n * hidden * b + _loss(shape, config, n, rows.targets, training=True),
-        # Backward of the norm after the blocks, or of that after the last block's MLP: three to five tensors in fp32.
-        "norm": kept + max(last, again if shape.family in FOUR_NORMS else 0) + n * hidden * (12 if b == 4 else 16 if lean else 20),
+        # Backward of the norm after the blocks, or of that after the last block's MLP: three to five tensors in fp32, ours on a CPU
+        # the two gradients.
+        "norm": kept + max(last, again if shape.family in FOUR_NORMS else 0) + n * hidden * norm,
         "MLP": kept + again + n * hidden * b + _mlp_backward(shape, config, n),
         "attention": kept + again + _attention_backward(shape, config, n, rows.train),
     }

@@ -172,11 +172,21 @@ def test_the_gated_product_keeps_its_gradient():
     same(GatedSilu.apply(gate, up), F.silu(gate) * up, [gate, up])
 
 
+def rms_norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)
+
+
 def test_the_norm_keeps_its_gradient():
-    x = torch.randn(3, 8, requires_grad=True)
-    weight = torch.rand(8)
-    theirs = weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)
-    same(RmsNorm.apply(x, weight, 1e-6)[0], theirs, [x])
+    x, weight = torch.randn(3, 8, requires_grad=True), torch.rand(8)
+    same(RmsNorm.apply(x, weight, 1e-6)[0], rms_norm(x, weight), [x])
+
+
+def test_the_norm_of_values_far_from_zero_keeps_its_gradient_in_16_bits():
+    """LayerNorm's backward pass, which takes the gradients' mean away, is made use of."""
+    x, weight, upstream = ((torch.randn(*size) + 2).bfloat16() for size in ((2, 5, 64), (64,), (2, 5, 64)))
+    (exact,) = torch.autograd.grad(rms_norm(wide := x.double().requires_grad_(), weight.double()), wide, upstream.double())
+    (ours,) = torch.autograd.grad(RmsNorm.apply(x.requires_grad_(), weight, 1e-6)[0], x, upstream)
+    assert (ours - exact).norm() < 0.005 * exact.norm()
 
 
 def test_what_has_a_recipe_is_not_kept_and_comes_back_the_same():
