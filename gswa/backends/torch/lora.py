@@ -55,8 +55,8 @@ class Products:
     def add_adapters(self, x: torch.Tensor, ys: list[torch.Tensor]) -> list[torch.Tensor]:
         """Into `ys`, those without the adapters."""
         self.through = [narrow(x, self.down)]
-        for y, through, up in zip(ys, self._each(self.through[0].t()), self.ups, strict=True):
-            y.addmm_(through.t(), up)
+        for y, through, up in zip(ys, self._each(self.through[0]), self.ups, strict=True):
+            y.addmm_(through, up)
         return ys
 
     def backward(self, x: torch.Tensor, upstream: Sequence[torch.Tensor], wanted: bool = True) -> torch.Tensor | None:
@@ -74,9 +74,9 @@ class Products:
         """s·g_i·B_i of all layers (N, rank each), side by side; adds (s·g·B)ᵀ·x and gᵀ·(x·Aᵀ) to `gradients`."""
         parts = [narrow(g, up) for g, up in zip(upstream, self.ups, strict=True)]
         through = parts[0] if len(parts) == 1 else torch.cat(parts, 1) if by_amx(x) else torch.cat([part.t() for part in parts]).t()
-        downs = self._each((through.t() @ x).float())
+        downs = cut((through.t() @ x).float(), self.rank)
         (of_x,) = self.through or [narrow(x, self.down)]
-        ups = [(part @ g).t().float() for g, part in zip(upstream, self._each(of_x.t()), strict=True)]
+        ups = [(part.t() @ g).t().float() for g, part in zip(upstream, self._each(of_x), strict=True)]
         found = [gradient for pair in zip(downs, ups, strict=True) for gradient in pair]
         self._gradients = [old.add_(new) for old, new in zip(self._gradients, found, strict=True)] if self._gradients else found
         return through
@@ -86,8 +86,9 @@ class Products:
         """Of A_1, B_1, A_2 …, in fp32."""
         return [gradient if number % 2 == 0 else gradient * self.scale for number, gradient in enumerate(self._gradients)]
 
-    def _each(self, stacked: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return cut(stacked, self.rank)
+    def _each(self, through: torch.Tensor) -> list[torch.Tensor]:
+        """x·Aᵀ of each layer. With AMX in a copy, or oneDNN would compile each product for each number of layers with one input."""
+        return [part.contiguous() if by_amx(through) else part for part in cut(through, self.rank, 1)]
 
 
 class Adapted(torch.autograd.Function):
@@ -147,9 +148,9 @@ def rows(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.reshape(-1, tensor.shape[-1])
 
 
-def cut(tensor: torch.Tensor, size: int) -> tuple[torch.Tensor, ...]:
-    """Parts of so many rows; the last may have fewer."""
-    return tensor.split(size)  # type: ignore[no-untyped-call, no-any-return]  # torch's own
+def cut(tensor: torch.Tensor, size: int, side: int = 0) -> tuple[torch.Tensor, ...]:
+    """Parts of so many rows, or columns; the last may have fewer."""
+    return tensor.split(size, side)  # type: ignore[no-untyped-call, no-any-return]  # torch's own
 
 
 class Together:
