@@ -1,5 +1,5 @@
 import random
-from itertools import chain, count
+from itertools import chain, count, pairwise
 
 import pytest
 from hypothesis import given
@@ -72,3 +72,10 @@ def test_micro_batches_of_small_steps_padded_more_than_those_of_large_ones(effec
     rows = [lengths[turn.chunk] for step in steps for turn in step]
     micro = [rows[i : i + min(4, effective)] for i in range(0, len(rows), min(4, effective))]
     assert sum(rows) / sum(max(batch) * len(batch) for batch in micro) > 0.975
+
+
+def test_steps_of_like_length_follow_each_other_but_not_all_of_them():
+    lengths = [random.Random(n).randrange(60, 512) for n in range(640)]
+    longest = [max(lengths[turn.chunk] for turn in step) for step in plan_steps(epochs_of(640, 1), lengths, 4, seed=0)][1:]
+    leaps = [abs(after - before) > 60 for before, after in pairwise(longest)]
+    assert 0.15 < sum(leaps) / len(leaps) < 0.35  # of any order 0.7; sorted within windows there would be 5 in 160
