@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import small_job
@@ -19,6 +20,7 @@ from gswa.backends.checkpoint import last_sealed, seal
 from gswa.backends.child import CHILD_ENVIRONMENT, run_child
 from gswa.backends.preload import ANEW
 from gswa.basemodel import BUILTIN_FOLDER
+from gswa.config import RunConfig
 from gswa.errors import ConfigError, GswaError, Interrupted, OutOfMemory, TrainingError
 from gswa.files import write_lines
 from gswa.records import Answer, EvalMetrics, Message, Prompt, TrainJob
@@ -302,6 +304,21 @@ def test_the_best_checkpoint_is_the_best_that_is_there_and_whole(tmp_path):
     assert best_step(run) == 6
     (run.checkpoints / "checkpoint-6" / "adapter.safetensors").write_bytes(b"weight")
     assert best_step(run) == 8
+
+
+def test_sixty_equal_steps_are_saved_twenty_times(tmp_path):
+    """Shares of three of them came out a little over 5 % here and there, and they were saved 26 times."""
+    from gswa.backends.torch.trainer import Telemetry
+
+    shares = [(step + 1) / 60 for step in range(60)]
+    job = SimpleNamespace(run=tmp_path, action="train", config=RunConfig(evaluations=0))
+    telemetry = Telemetry(SimpleNamespace(job=job, schedule=SimpleNamespace(shares=shares, steps=shares)))
+    saved = []
+    for step in range(1, 60):
+        if telemetry._too_much_to_lose(step):
+            saved.append(step)
+            telemetry.saved_share = shares[step - 1]
+    assert saved == [*range(3, 60, 3)]
 
 
 def test_what_one_phase_freed_is_not_in_the_peak_of_the_next():

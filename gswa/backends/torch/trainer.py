@@ -238,7 +238,8 @@ class Telemetry(TrainerCallback):
         """Whether one step more without a checkpoint could lose over five minutes, or over 5 % of the run."""
         ahead = self._share(min(step + 1, len(self.trainer.schedule.steps)))
         waited = time.monotonic() - self.saved_at + self.seconds
-        return ahead - self.saved_share > LOSS_SHARE or waited > self.trainer.job.config.checkpoint_seconds
+        # Shares are sums: without the margin 60 equal steps were saved 26 times, 3 of them being a little over 5 %.
+        return ahead - self.saved_share > LOSS_SHARE + 1e-9 or waited > self.trainer.job.config.checkpoint_seconds
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if not logs or "loss" not in logs:
