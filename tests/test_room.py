@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
+from gswa.backends.torch import attention, room
 from gswa.backends.torch.attention import CausalAttention
 from gswa.backends.torch.fake import Tally
 from gswa.backends.torch.loss import IGNORED
@@ -46,8 +47,10 @@ def model(request):
 
 
 @pytest.fixture(autouse=True)
-def no_room_yet(request):
-    """A model that has seen no micro-batch."""
+def no_room_yet(request, monkeypatch):
+    """A model that has seen no micro-batch, on a CPU whose attention has weights to keep."""
+    monkeypatch.setattr(room, "by_amx", lambda _: False)
+    monkeypatch.setattr(attention, "by_amx", lambda _: False)
     if "model" in request.fixturenames:
         base = request.getfixturevalue("model").get_base_model()
         give_room(base, base.room._config)
@@ -93,6 +96,22 @@ def test_only_a_micro_batch_shorter_than_one_before_keeps_more_and_trains_the_sa
     after = step(model, 64, 1.0)
     assert told == [False] * 8 + [True] * 4
     assert all(torch.equal(x, y) for x, y in zip(before.gradients, after.gradients, strict=True))
+
+
+def test_with_amx_attention_keeps_no_weights_and_leaves_its_room_to_others(monkeypatch):
+    model = make_model("llama", "bf16")
+    told, places = kept(monkeypatch), []
+    for amx in (False, True):
+        monkeypatch.setattr(room, "by_amx", lambda _, amx=amx: amx)
+        monkeypatch.setattr(attention, "by_amx", lambda _, amx=amx: amx)
+        base = model.get_base_model()
+        give_room(base, base.room._config)
+        step(model, 300, 1.0)
+        base.room.begin(ROWS, 220, ROWS * 220)
+        places.append(dict(base.room._places))
+        step(model, 64, 1.0)
+    assert told == [False] * 4 + [True] * 4 + [False] * 8
+    assert "attention" not in places[1] and places[1]["mlp"] > places[0]["mlp"]
 
 
 @pytest.mark.parametrize("told", [0.05, 1.0])

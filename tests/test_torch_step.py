@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers.models.llama import modeling_llama as llama
 
-from gswa.backends.torch import lora
+from gswa.backends.torch import attention, lora
 from gswa.backends.torch.attention import CausalAttention
 from gswa.backends.torch.blocks import GATE_AND_UP, MORE, NOTHING, GatedMlp, GatedSilu, Recipes, RmsNorm
 from gswa.backends.torch.data import collate
@@ -227,8 +227,9 @@ BLOCK = QUERY_BLOCK[4]
 
 @pytest.mark.parametrize("length", [1, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 7, 300])
 @pytest.mark.parametrize("key_heads", [1, 2, 4])
-@pytest.mark.parametrize("keeps", [False, True])
-def test_causal_attention_in_blocks_is_attention(length, key_heads, keeps):
+@pytest.mark.parametrize(("keeps", "amx"), [(False, False), (True, False), (False, True)])
+def test_causal_attention_in_blocks_is_attention(monkeypatch, length, key_heads, keeps, amx):
+    monkeypatch.setattr(attention, "by_amx", lambda _: amx)
     q, k, v = tensors((2, 4, length, 8), (2, key_heads, length, 8), (2, key_heads, length, 8))
     theirs = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
     same(CausalAttention.apply(q, k, v, 8**-0.5, keeps), theirs, [q, k, v])

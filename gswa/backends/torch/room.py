@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 
+from gswa.backends.torch.products import by_amx
 from gswa.config import RunConfig
 from gswa.errors import ConfigError
 from gswa.memory import LEAN_NORMS, NUMBER, QUERY_BLOCK, Rows, Shape, activations, adapted_blocks, by_blocks, read_shape
@@ -21,8 +22,9 @@ INEXACT = 0.03  # of the most: one moment of the step is counted up to 1 % too h
 class Room:
     """Counts, for the micro-batch under way, how many of each kind may be kept."""
 
-    def __init__(self, shape: Shape, config: RunConfig) -> None:
-        self._shape, self._config = shape, config
+    def __init__(self, shape: Shape, config: RunConfig, attention: bool = True) -> None:
+        """`attention`: whether it has weights to keep."""
+        self._shape, self._config, self._attention = shape, config, attention
         self._most = 0.0
         self._places: dict[Kind, int] = {}
 
@@ -41,7 +43,9 @@ class Room:
         """How many there are of each kind and how large one is, in bytes; what saves the most time comes first."""
         shape, blocks = self._shape, adapted_blocks(self._shape, config)
         a_number = NUMBER[config.number_format] * config.batch_size * width
-        sizes: dict[Kind, tuple[int, float]] = {"attention": (blocks, attention_weights(shape, config, width))}
+        sizes: dict[Kind, tuple[int, float]] = {}
+        if self._attention:
+            sizes["attention"] = blocks, attention_weights(shape, config, width)
         if by_blocks(shape, config):
             sizes["mlp"] = blocks, a_number * (shape.inner + 3 * config.lora_rank)
         sizes["adapter"] = 2 * blocks, a_number * 3 * config.lora_rank
@@ -75,7 +79,7 @@ def give_room(base: Any, config: RunConfig) -> None:
     if config.device != "cpu" or config.gradient_checkpointing:
         return
     try:
-        room = Room(read_shape(base.config.to_dict()), config)
+        room = Room(read_shape(base.config.to_dict()), config, attention=not by_amx(base.get_input_embeddings().weight))
     except ConfigError:
         return
     base.room = room
