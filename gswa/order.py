@@ -60,7 +60,8 @@ def plan_steps(
 ) -> list[list[Turn]]:
     """Which chunks each optimizer step sees: the same for every micro-batch size.
 
-    Chunks of like length (in tokens, by index) share a step, so that little is padded; an epoch's remainder opens the next
+    Chunks of like length (in tokens, by index) share a step, so that little is padded, and small steps of like length follow each
+    other; an epoch's remainder opens the next
     epoch, so that only the last step can be short. With `steps` that many and no more, of epochs that need not end. The first
     step is the one with the longest chunk: what cannot fit fails at once.
     """
@@ -83,12 +84,12 @@ def plan_steps(
 
 def _length_grouped(pool: list[Turn], lengths: Sequence[int], effective_batch: int, rng: random.Random) -> list[list[Turn]]:
     window = effective_batch * max(WINDOW_STEPS, WINDOW_CHUNKS // effective_batch)
-    steps = []
+    alike = max(1, ALIKE // effective_batch)
+    groups = []
     for start in range(0, len(pool), window):
         part = sorted(pool[start : start + window], key=lambda turn: lengths[turn.chunk])
-        steps += [part[i : i + effective_batch] for i in range(0, len(part), effective_batch)]
-    alike = max(1, ALIKE // effective_batch)
-    groups = [steps[i : i + alike] for i in range(0, len(steps), alike)]
+        steps = [part[i : i + effective_batch] for i in range(0, len(part), effective_batch)]
+        groups += [steps[i : i + alike] for i in range(0, len(steps), alike)]
     rng.shuffle(groups)
     return [step for group in groups for step in group]
 

