@@ -61,9 +61,8 @@ def plan_steps(
     """Which chunks each optimizer step sees: the same for every micro-batch size.
 
     Chunks of like length (in tokens, by index) share a step, so that little is padded, and small steps of like length follow each
-    other; an epoch's remainder opens the next
-    epoch, so that only the last step can be short. With `steps` that many and no more, of epochs that need not end. The first
-    step is the one with the longest chunk: what cannot fit fails at once.
+    other; an epoch's remainder opens the next epoch, so that only the last step can be short. With `steps` that many and no more,
+    of epochs that need not end. The first step is the one with the longest chunk: what cannot fit fails at once.
     """
     planned: list[list[Turn]] = []
     carry: list[Turn] = []

@@ -98,7 +98,7 @@ def test_only_a_micro_batch_shorter_than_one_before_keeps_more_and_trains_the_sa
     before = step(model, 64, 1.0)
     step(model, 300, 1.0)
     after = step(model, 64, 1.0)
-    assert told == [False] * 8 + [not attention.by_amx(None)] * 4
+    assert told == [False] * 8 + [not room.by_amx(None)] * 4
     assert all(torch.equal(x, y) for x, y in zip(before.gradients, after.gradients, strict=True))
 
 

@@ -27,7 +27,8 @@ class CausalAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, keeps: bool) -> torch.Tensor:
-        """`keeps` the weights for the backward pass, rather than making them again."""
+        """`keeps` the weights for the backward pass, rather than making them again; for which no room is given where torch's kernel
+        makes none."""
         ctx.scale, ctx.keys = scale, key.shape
         # The keys take the scale: they are fewer than the queries, whose heads share them.
         q, k, v = _grouped(query, key.shape[1]), key.flatten(0, 1) * scale, value.flatten(0, 1)
@@ -124,8 +125,7 @@ def attention(module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.
     whole = mask is None and query.shape[2] == key.shape[2] > 1 and query.device.type == "cpu" and getattr(module, "is_causal", True)
     if not whole or options.get("dropout") or options.get("softcap") or options.get("position_bias") is not None:
         return sdpa_attention_forward(module, query, key, value, mask, **options)
-    scale = options.get("scaling") or query.shape[-1] ** -0.5
-    keeps = query.requires_grad and not by_amx(query) and may_keep(module, "attention")
+    scale, keeps = options.get("scaling") or query.shape[-1] ** -0.5, query.requires_grad and may_keep(module, "attention")
     out: torch.Tensor = CausalAttention.apply(query, key, value, scale, keeps)  # type: ignore[no-untyped-call]  # torch's own
     return out.transpose(1, 2).contiguous(), None
 
